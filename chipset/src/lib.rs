@@ -1,0 +1,1 @@
+//! Emulated PC devices for unenlightened guests

@@ -1,0 +1,1 @@
+//! The hypervisor's published interface: numbers, layouts and names of the TLFS

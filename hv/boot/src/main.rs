@@ -1,0 +1,3 @@
+//! parterre.efi: the UEFI application that starts the hypervisor
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Hypervisor logic without machine access

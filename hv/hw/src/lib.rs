@@ -1,0 +1,1 @@
+//! The hypervisor's machine layer: all of its unsafe code

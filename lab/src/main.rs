@@ -1,0 +1,3 @@
+//! Runs Parterre on emulated machines
+
+fn main() {}

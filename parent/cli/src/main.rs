@@ -1,0 +1,3 @@
+//! parterre: the command line tool
+
+fn main() {}

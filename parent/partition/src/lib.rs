@@ -1,0 +1,1 @@
+//! Safe access to /dev/mshv partitions and guest memory

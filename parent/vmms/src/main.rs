@@ -1,0 +1,3 @@
+//! vmms: the virtual machine management service
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! vmwp: the worker process of one virtual machine
+
+fn main() {}
