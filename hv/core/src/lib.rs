@@ -1,1 +1,15 @@
-//! Hypervisor logic without machine access
+//! Hypervisor logic without machine access: partitions, virtual processors, memory ownership, intercepts, local APIC,
+//! SynIC, timers and hypercalls.
+//!
+//! Everything here is safe Rust that builds for the bare machine and for the host alike. What it needs of a machine it
+//! asks of the traits in [`machine`]; `hv/hw` implements them for real processors and the tests of this crate for a
+//! fake one. Nothing here names a processor vendor, and no raw physical address turns into memory here: pages are
+//! [`memory::Frame`] and [`memory::Lent`] tokens, which only the ownership table hands out.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod machine;
+pub mod memory;

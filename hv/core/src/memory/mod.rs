@@ -1,0 +1,5 @@
+//! Page ownership: whose every physical page is, and the tokens that stand for it.
+
+mod frame;
+
+pub use frame::{Frame, Lent, entry};
