@@ -1,1 +1,106 @@
-//! Safe access to /dev/mshv partitions and guest memory
+//! Safe access to a child partition: `/dev/mshv`, guest memory, virtual processors, intercept messages.
+//!
+//! This is the only crate of the virtualization stack that contains `unsafe`. Above it stands the worker process,
+//! which sees two small traits ([`Partition`] and [`VirtualProcessor`]) and guest memory; below it stands the parent
+//! kernel's mshv driver. The traits let the worker's logic run against [`fake::FakePartition`] on any machine.
+//!
+//! What it is not: it holds no device model, decides no policy and starts no threads.
+
+mod create;
+mod error;
+pub mod fake;
+pub mod memory;
+pub mod message;
+mod mshv;
+mod page;
+pub mod registers;
+pub mod signal;
+mod vp;
+
+pub use create::{Hypervisor, PartitionConfig};
+pub use error::{Error, Result};
+pub use message::Intercept;
+pub use mshv::MshvPartition;
+pub use vp::MshvVp;
+
+use registers::{ArchState, Register, Segments};
+
+/// How an interrupt reaches its target (APIC delivery modes; `HV_INTERRUPT_TYPE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryMode {
+    /// To every processor of the destination, with the vector given.
+    Fixed,
+    /// To the processor of the destination with the lowest priority.
+    LowestPriority,
+    /// System management interrupt.
+    Smi,
+    /// Non-maskable interrupt; the vector is ignored.
+    Nmi,
+    /// INIT.
+    Init,
+    /// As if from an 8259; the vector is the one given.
+    ExtInt,
+}
+
+/// An interrupt for the local APICs of a partition (hypercall `HvCallAssertVirtualInterrupt`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptRequest {
+    /// How it is delivered.
+    pub mode: DeliveryMode,
+    /// The APIC id, or the logical destination when `logical` is set.
+    pub destination: u64,
+    /// Interrupt vector, 16 to 255.
+    pub vector: u8,
+    /// Level-triggered: the guest's end of interrupt is reported as [`Intercept::ApicEoi`].
+    pub level: bool,
+    /// The destination is logical, not an APIC id.
+    pub logical: bool,
+}
+
+/// What a partition does for the worker, apart from its virtual processors.
+pub trait Partition: Send + Sync {
+    /// Asserts an interrupt at the local APICs.
+    fn assert_interrupt(&self, request: &InterruptRequest) -> Result<()>;
+}
+
+/// What an access is for, when a guest virtual address is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Data read.
+    Read,
+    /// Data write.
+    Write,
+    /// Instruction fetch.
+    Execute,
+}
+
+/// One virtual processor. Its registers may be touched only while it does not run, hence `&mut self`.
+pub trait VirtualProcessor: Send {
+    /// The VP index within its partition; equal to the APIC id.
+    fn index(&self) -> u32;
+
+    /// Runs the guest until something happens that the worker has to handle.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when a signal came; anything else ends the VM.
+    fn run(&mut self) -> Result<Intercept>;
+
+    /// Reads registers. `values` must be as long as `names`.
+    fn get(&mut self, names: &[Register], values: &mut [u64]) -> Result<()>;
+
+    /// Writes registers; all of them take effect before the next [`run`](Self::run).
+    fn set(&mut self, values: &[(Register, u64)]) -> Result<()>;
+
+    /// The segment registers and the control registers that say how addresses are formed.
+    fn segments(&mut self) -> Result<Segments>;
+
+    /// Loads the whole architectural state with which a VP starts.
+    fn set_arch_state(&mut self, state: &ArchState) -> Result<()>;
+
+    /// Translates a guest virtual address with the guest's page tables and the current privilege level.
+    /// `None` when the guest's tables do not allow the access.
+    fn translate(&mut self, gva: u64, access: Access) -> Result<Option<u64>>;
+
+    /// Makes the guest see an exception before its next instruction.
+    fn inject_exception(&mut self, vector: u8, error_code: Option<u32>) -> Result<()>;
+}

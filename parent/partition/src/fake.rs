@@ -1,0 +1,93 @@
+//! A partition without a hypervisor: intercepts come from a script, registers live in memory.
+//!
+//! It lets the worker's logic (run loop, emulator, devices, management) be tried on any machine. Address translation
+//! is the identity unless a test says otherwise.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use crate::registers::{ArchState, Register, Segments};
+use crate::{Access, Error, Intercept, InterruptRequest, Partition, Result, VirtualProcessor};
+
+/// Records the interrupts that devices assert.
+#[derive(Clone, Default)]
+pub struct FakePartition {
+    interrupts: Arc<Mutex<Vec<InterruptRequest>>>,
+}
+
+impl FakePartition {
+    /// The interrupts asserted since the last call.
+    pub fn take_interrupts(&self) -> Vec<InterruptRequest> {
+        self.interrupts.lock().map(|mut list| std::mem::take(&mut *list)).unwrap_or_default()
+    }
+}
+
+impl Partition for FakePartition {
+    fn assert_interrupt(&self, request: &InterruptRequest) -> Result<()> {
+        if let Ok(mut list) = self.interrupts.lock() {
+            list.push(*request);
+        }
+        Ok(())
+    }
+}
+
+/// A VP that plays back intercepts; when the script ends it is interrupted for ever.
+#[derive(Default)]
+pub struct FakeVp {
+    /// VP index.
+    pub index: u32,
+    /// What the next runs return.
+    pub script: VecDeque<Intercept>,
+    /// Registers in the order of [`Register::ALL`].
+    pub registers: [u64; 18],
+    /// Segments.
+    pub segments: Segments,
+    /// Page translations (page number to page number); pages not named map to themselves.
+    pub pages: BTreeMap<u64, Option<u64>>,
+    /// Exceptions injected.
+    pub exceptions: Vec<(u8, Option<u32>)>,
+}
+
+impl VirtualProcessor for FakeVp {
+    fn index(&self) -> u32 {
+        self.index
+    }
+
+    fn run(&mut self) -> Result<Intercept> {
+        self.script.pop_front().ok_or(Error::Interrupted)
+    }
+
+    fn get(&mut self, names: &[Register], values: &mut [u64]) -> Result<()> {
+        for (name, value) in names.iter().zip(values) {
+            *value = self.registers[*name as usize];
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, values: &[(Register, u64)]) -> Result<()> {
+        for (name, value) in values {
+            self.registers[*name as usize] = *value;
+        }
+        Ok(())
+    }
+
+    fn segments(&mut self) -> Result<Segments> {
+        Ok(self.segments)
+    }
+
+    fn set_arch_state(&mut self, state: &ArchState) -> Result<()> {
+        self.registers = state.general;
+        self.segments = Segments { registers: state.segments, cr0: state.cr0, efer: state.efer };
+        Ok(())
+    }
+
+    fn translate(&mut self, gva: u64, _access: Access) -> Result<Option<u64>> {
+        let page = self.pages.get(&(gva >> 12)).copied().unwrap_or(Some(gva >> 12));
+        Ok(page.map(|page| page << 12 | gva & 0xFFF))
+    }
+
+    fn inject_exception(&mut self, vector: u8, error_code: Option<u32>) -> Result<()> {
+        self.exceptions.push((vector, error_code));
+        Ok(())
+    }
+}

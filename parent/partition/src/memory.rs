@@ -1,0 +1,191 @@
+//! Guest memory: anonymous host memory laid out as a PC's RAM, with a hole below 4 GiB.
+//!
+//! Every block starts on a 2 MiB boundary of the host's address space, as it does in the guest's physical one, so
+//! that the parent kernel can give it huge pages and the hypervisor can map those as large SLAT entries.
+
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::{Error, Result};
+
+/// Size of a large page: the unit of guest memory.
+pub const LARGE_PAGE: u64 = 2 << 20;
+/// RAM below 4 GiB ends here at the latest; devices (IO-APIC, local APIC) live between this and 4 GiB.
+pub const LOW_RAM_END: u64 = 3 << 30;
+/// RAM that does not fit below the hole continues here.
+pub const HIGH_RAM_START: u64 = 4 << 30;
+/// The least memory that a partition may have.
+pub const MIN_MEMORY: u64 = 16 << 20;
+
+/// One block of host memory, unmapped on drop.
+struct Block {
+    address: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a block is plain memory without thread affinity; it is only reached through vm-memory's volatile accesses.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Reserves `len` bytes of zeroed memory on a large-page boundary.
+    fn new(len: usize) -> std::io::Result<Block> {
+        let large = LARGE_PAGE as usize;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), len + large, ProtFlags::READ | ProtFlags::WRITE, flags)?
+        };
+        let head = start.addr().next_multiple_of(large) - start.addr();
+        let address = start.wrapping_byte_add(head);
+        // SAFETY: both pieces lie within the mapping just made, outside of the block kept. A failure to trim leaves
+        // address space unused, nothing else.
+        let _ = unsafe { if head > 0 { munmap(start, head) } else { Ok(()) } };
+        // SAFETY: see above.
+        let _ = unsafe { munmap(address.wrapping_byte_add(len), large - head) };
+        let address = NonNull::new(address.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let block = Block { address, len };
+        // Huge pages are a matter of speed; a kernel without them says no, and all works.
+        let _ = block.advise(Advice::LinuxHugepage);
+        let _ = block.advise(Advice::LinuxDontDump);
+        Ok(block)
+    }
+
+    fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
+        // SAFETY: the range is this block's own; guest memory may change under vm-memory's volatile accesses at any
+        // time, so dropping its contents is like a write by the guest.
+        unsafe { madvise(self.address.as_ptr().cast(), self.len, advice) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this block's own. The regions that point to it are dropped with the same owner and
+        // are never handed out except by reference.
+        let _ = unsafe { munmap(self.address.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A range of guest physical addresses backed by host memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamRange {
+    /// First guest physical address.
+    pub gpa: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// The ranges of a PC with `size` bytes of RAM.
+pub fn layout(size: u64) -> Vec<RamRange> {
+    let low = size.min(LOW_RAM_END);
+    let mut ranges = vec![RamRange { gpa: 0, len: low }];
+    if size > low {
+        ranges.push(RamRange { gpa: HIGH_RAM_START, len: size - low });
+    }
+    ranges
+}
+
+/// The RAM of one partition.
+pub struct GuestMemory {
+    // Declared first: the regions point into the blocks and must go before them.
+    regions: GuestMemoryMmap<()>,
+    blocks: Vec<Block>,
+    ranges: Vec<RamRange>,
+}
+
+impl GuestMemory {
+    /// Reserves memory for a partition of `size` bytes. Host pages are taken when the guest first touches them.
+    pub fn new(size: u64) -> Result<GuestMemory> {
+        if size < MIN_MEMORY || !size.is_multiple_of(LARGE_PAGE) || size > 1 << 46 {
+            return Err(Error::MemorySize(size));
+        }
+        let memory_error = |source| Error::Memory { bytes: size, source };
+        let ranges = layout(size);
+        let mut blocks = Vec::new();
+        let mut regions = Vec::new();
+        for range in &ranges {
+            let block = Block::new(range.len as usize).map_err(memory_error)?;
+            // SAFETY: the block is a private mapping of exactly this length and protection; it outlives the region
+            // because both live in this struct, the region dropping first.
+            let region = unsafe {
+                MmapRegion::build_raw(
+                    block.address.as_ptr(),
+                    block.len,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                )
+            }
+            .map_err(|e| memory_error(std::io::Error::other(e.to_string())))?;
+            let region =
+                GuestRegionMmap::new(region, GuestAddress(range.gpa)).ok_or(Error::MemorySize(size))?;
+            regions.push(region);
+            blocks.push(block);
+        }
+        let regions = GuestMemoryMmap::from_regions(regions).map_err(|_| Error::MemorySize(size))?;
+        Ok(GuestMemory { regions, blocks, ranges })
+    }
+
+    /// The memory as vm-memory and the loaders want it.
+    pub fn regions(&self) -> &GuestMemoryMmap<()> {
+        &self.regions
+    }
+
+    /// Which guest physical addresses are RAM.
+    pub fn ranges(&self) -> &[RamRange] {
+        &self.ranges
+    }
+
+    /// Each range with the host virtual address of its memory, for the kernel driver.
+    pub(crate) fn host_ranges(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
+        self.ranges.iter().zip(&self.blocks).map(|(range, block)| (*range, block.address.as_ptr() as u64))
+    }
+
+    /// Gives all pages back to the host; the guest sees zeroes afterwards, as after power-on.
+    pub fn discard(&self) -> Result<()> {
+        for block in &self.blocks {
+            block
+                .advise(Advice::LinuxDontNeed)
+                .map_err(|e| Error::System { what: "cannot clear guest memory", source: e.into() })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::Bytes;
+
+    #[test]
+    fn small_memory_is_one_range_and_large_memory_leaves_the_hole() {
+        assert_eq!(layout(512 << 20), [RamRange { gpa: 0, len: 512 << 20 }]);
+        assert_eq!(
+            layout(5 << 30),
+            [RamRange { gpa: 0, len: 3 << 30 }, RamRange { gpa: 4 << 30, len: 2 << 30 }]
+        );
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        for size in [0, 4096, MIN_MEMORY - LARGE_PAGE, MIN_MEMORY + 4096, 1 << 60] {
+            assert!(matches!(GuestMemory::new(size), Err(Error::MemorySize(s)) if s == size));
+        }
+    }
+
+    #[test]
+    fn blocks_are_aligned_zeroed_and_discardable() {
+        let memory = GuestMemory::new(64 << 20).unwrap();
+        for (_, host) in memory.host_ranges() {
+            assert_eq!(host % LARGE_PAGE, 0);
+        }
+        let at = GuestAddress((64 << 20) - 8);
+        assert_eq!(memory.regions().read_obj::<u64>(at).unwrap(), 0);
+        memory.regions().write_obj(0x1122_3344_5566_7788u64, at).unwrap();
+        memory.discard().unwrap();
+        assert_eq!(memory.regions().read_obj::<u64>(at).unwrap(), 0);
+        assert!(memory.regions().read_obj::<u64>(GuestAddress(64 << 20)).is_err());
+    }
+}

@@ -1,0 +1,110 @@
+//! The offsets used by the message decoder are those of the published structures.
+
+use std::mem::{offset_of, size_of};
+
+use mshv_bindings::*;
+use parterre_partition::Intercept;
+use parterre_partition::message::{AccessKind, MESSAGE_SIZE};
+
+#[test]
+fn payload_offsets_are_the_published_ones() {
+    assert_eq!(size_of::<hv_message>(), MESSAGE_SIZE);
+    assert_eq!(size_of::<hv_x64_intercept_message_header>(), 40);
+    assert_eq!(offset_of!(hv_x64_intercept_message_header, execution_state), 6);
+    assert_eq!(offset_of!(hv_x64_intercept_message_header, cs_segment), 8);
+    assert_eq!(offset_of!(hv_x64_intercept_message_header, rip), 24);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, port_number), 40);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, access_info), 42);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, instruction_byte_count), 43);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, rax), 48);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, instruction_bytes), 56);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, ds_segment), 72);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, es_segment), 88);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, rcx), 104);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, rsi), 112);
+    assert_eq!(offset_of!(hv_x64_io_port_intercept_message, rdi), 120);
+    assert_eq!(offset_of!(hv_x64_memory_intercept_message, instruction_byte_count), 44);
+    assert_eq!(offset_of!(hv_x64_memory_intercept_message, memory_access_info), 45);
+    assert_eq!(offset_of!(hv_x64_memory_intercept_message, guest_virtual_address), 48);
+    assert_eq!(offset_of!(hv_x64_memory_intercept_message, guest_physical_address), 56);
+    assert_eq!(offset_of!(hv_x64_memory_intercept_message, instruction_bytes), 64);
+    assert_eq!(offset_of!(hv_x64_msr_intercept_message, msr_number), 40);
+    assert_eq!(offset_of!(hv_x64_msr_intercept_message, rdx), 48);
+    assert_eq!(offset_of!(hv_x64_msr_intercept_message, rax), 56);
+    assert_eq!(offset_of!(hv_x64_cpuid_intercept_message, default_result_rax), 72);
+    assert_eq!(offset_of!(hv_x64_cpuid_intercept_message, default_result_rcx), 80);
+    assert_eq!(offset_of!(hv_x64_cpuid_intercept_message, default_result_rdx), 88);
+    assert_eq!(offset_of!(hv_x64_cpuid_intercept_message, default_result_rbx), 96);
+    assert_eq!(size_of::<hv_x64_apic_eoi_message>(), 8);
+    assert_eq!(offset_of!(hv_vp_register_page, dirty), 4);
+    assert_eq!(offset_of!(hv_vp_register_page, __bindgen_anon_1), 8);
+}
+
+/// A message with the given type, payload size and some bytes of payload.
+fn message(kind: u32, size: u8, payload: &[(usize, &[u8])]) -> [u8; MESSAGE_SIZE] {
+    let mut bytes = [0; MESSAGE_SIZE];
+    bytes[..4].copy_from_slice(&kind.to_le_bytes());
+    bytes[4] = size;
+    for (at, data) in payload {
+        bytes[16 + at..16 + at + data.len()].copy_from_slice(data);
+    }
+    bytes
+}
+
+#[test]
+fn port_output_is_decoded() {
+    let parts: &[(usize, &[u8])] = &[
+        (0, &3u32.to_le_bytes()),
+        (4, &[0x52, 1]),
+        (6, &[3, 0]),
+        (24, &0x1234u64.to_le_bytes()),
+        (40, &0x3F8u16.to_le_bytes()),
+        (42, &[1 | 1 << 3 | 1 << 4, 0xFF]),
+        (48, &0x41u64.to_le_bytes()),
+    ];
+    let Intercept::IoPort(io) = Intercept::decode(&message(0x8001_0000, 128, parts)).unwrap() else {
+        panic!("not a port intercept");
+    };
+    assert_eq!((io.context.vp, io.context.instruction_length, io.context.cpl), (3, 2, 3));
+    assert_eq!((io.write, io.port, io.size, io.string, io.rep, io.rax), (true, 0x3F8, 1, true, true, 0x41));
+    // A count of 255 instruction bytes is not believed.
+    assert_eq!(io.bytes.as_slice().len(), 16);
+}
+
+#[test]
+fn memory_access_knows_its_address_only_when_told() {
+    let parts: &[(usize, &[u8])] = &[
+        (5, &[1]),
+        (44, &[3, 1]),
+        (48, &[0x77]),
+        (56, &0xFEC0_0000u64.to_le_bytes()),
+        (64, &[0x89, 0x08, 0x90]),
+    ];
+    let Intercept::Memory(access) = Intercept::decode(&message(0x8000_0000, 80, parts)).unwrap() else {
+        panic!("not a memory intercept");
+    };
+    assert_eq!((access.kind, access.gpa, access.gva), (AccessKind::Write, 0xFEC0_0000, Some(0x77)));
+    assert_eq!(access.bytes.as_slice(), [0x89, 0x08, 0x90]);
+}
+
+#[test]
+fn short_and_unknown_messages_are_errors_or_other() {
+    for kind in [0x8000_0000, 0x8001_0000, 0x8001_0001, 0x8001_0002, 0x8001_0004, 0x8000_0021] {
+        assert!(Intercept::decode(&message(kind, 7, &[])).is_err());
+    }
+    assert_eq!(
+        Intercept::decode(&message(0x8000_0062, 0, &[])).unwrap(),
+        Intercept::Other { kind: 0x8000_0062 }
+    );
+}
+
+#[test]
+fn msr_write_joins_its_halves() {
+    let parts: &[(usize, &[u8])] =
+        &[(5, &[1]), (40, &0x10u32.to_le_bytes()), (48, &2u64.to_le_bytes()), (56, &u64::MAX.to_le_bytes())];
+    let Intercept::Msr { msr, write, .. } = Intercept::decode(&message(0x8001_0001, 64, parts)).unwrap()
+    else {
+        panic!("not an MSR intercept");
+    };
+    assert_eq!((msr, write), (0x10, Some(0x2_FFFF_FFFF)));
+}
