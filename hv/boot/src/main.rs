@@ -1,3 +1,2 @@
-//! parterre.efi: the UEFI application that starts the hypervisor
-
+//! parterre.efi
 fn main() {}
