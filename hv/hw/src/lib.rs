@@ -1,5 +1,21 @@
-//! The hypervisor's machine layer: all of its unsafe code
-
+//! The hypervisor's machine layer: all of its unsafe code, and nothing that decides anything.
+//!
+//! It implements [`parterre_core::machine`] for a PC: [`machine::Pc`] for what all vendors share, a [`vendor::Vendor`]
+//! for what AMD and Intel do differently. `parterre.efi` hands the machine over by calling [`start`] with a
+//! [`launch::LaunchInfo`]; from then on this crate owns every processor and never returns.
+//!
+//! The machine as this layer runs it: physical memory is mapped onto itself, so a physical address is a pointer
+//! ([`physical`]); interrupts are off everywhere but in the few windows that [`processor`] opens; there is no
+//! per-processor data behind GS or FS, the current [`processor::LogicalProcessor`] is passed down as `&mut`.
 #![cfg_attr(not(test), no_std)]
 
+pub mod apic;
+pub mod cpu;
+pub mod heap;
 pub mod launch;
+pub mod paging;
+pub mod physical;
+pub mod processor;
+pub mod svm;
+pub mod timer;
+pub mod vendor;

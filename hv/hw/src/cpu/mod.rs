@@ -1,0 +1,3 @@
+//! Instructions and registers of the processor that have no safe equivalent.
+
+pub mod msr;

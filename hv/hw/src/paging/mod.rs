@@ -1,0 +1,3 @@
+//! Page tables: partitions' second-level address translation, and the hypervisor's own.
+
+pub mod slat;
