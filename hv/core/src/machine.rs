@@ -19,12 +19,12 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// The logical processor that code runs on.
     type Processor: Processor;
     /// An owned page that holds a value of type `T`.
-    type Page<T: Send + 'static>: core::ops::Deref<Target = T> + core::ops::DerefMut + Send;
+    type Page<T: Send + Sync + 'static>: core::ops::Deref<Target = T> + core::ops::DerefMut + Send + Sync;
 
     /// Moves `value` into `frame`. `T` must fit a page (checked when compiling).
-    fn emplace<T: Send + 'static>(&self, frame: Frame, value: T) -> Self::Page<T>;
+    fn emplace<T: Send + Sync + 'static>(&self, frame: Frame, value: T) -> Self::Page<T>;
     /// Ends the value in `page` and gives back its frame, zeroed.
-    fn dissolve<T: Send + 'static>(&self, page: Self::Page<T>) -> Frame;
+    fn dissolve<T: Send + Sync + 'static>(&self, page: Self::Page<T>) -> Frame;
     /// Fills `frame` with zeros.
     fn zero(&self, frame: &mut Frame);
     /// Copies bytes out of a frame that the hypervisor owns, from byte `offset`. The end must lie in the page.
@@ -45,6 +45,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// Ends a virtual processor; gives back its frames.
     fn end_vcpu(&self, vcpu: Self::Vcpu) -> [Option<Frame>; 8];
 
+    /// The instruction of this vendor that calls the hypervisor (VMMCALL, VMCALL), for the hypercall page.
+    const HYPERCALL_INSTRUCTION: [u8; 3];
     /// The time stamp counter, the same on all processors.
     fn tsc(&self) -> u64;
     /// Ticks of the time stamp counter per second.
@@ -55,8 +57,14 @@ pub trait Machine: Sized + Send + Sync + 'static {
     fn processor_count(&self) -> usize;
     /// The local APIC id of processor `lp`.
     fn apic_id(&self, lp: usize) -> u32;
-    /// Has processor `lp` leave guest mode, if it is there, and see [`Exit::Kick`]. Cheap; never waits.
+    /// Has processor `lp` leave guest mode. If the parent runs there it sees [`Exit::Kick`], if a child, [`Exit::Interrupt`]
+    /// with [`Interrupts::kick`]; a kick that comes between the caller's last look and the entry is not lost. Cheap; never
+    /// waits.
     fn kick(&self, lp: usize);
+    /// A hint that the caller waits in a loop.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
     /// Delivers `vector` to the parent on processor `lp`, as a physical interrupt.
     fn interrupt_parent(&self, lp: usize, vector: u8);
     /// Writes the physical interrupt command register on behalf of the parent (never INIT or SIPI).
@@ -85,14 +93,30 @@ pub trait Processor {
     fn arm_timer(&mut self, deadline: Option<u64>, interrupt: TimerInterrupt);
     /// After [`Exit::Interrupt`]: takes the hypervisor's own interrupts (timer, kick) and says what there was.
     fn take_interrupts(&mut self) -> Interrupts;
-    /// Waits in host mode until [`Machine::kick`] (a kick since the last wait returns at once).
+    /// Waits in host mode until [`Machine::kick`] (a kick since the last wait returns at once). Interrupts for the parent
+    /// stay pending.
     fn wait_for_kick(&mut self);
+    /// Waits in host mode, halted and with interrupts on, until an interrupt, a kick or an NMI comes; one that is pending
+    /// returns at once. The hypervisor's own interrupts are taken; of the parent's, the one with the highest priority
+    /// is accepted from the local APIC, which has it in service then, and returned to be injected.
+    fn wait_for_interrupt(&mut self) -> Waited;
+}
+
+/// What ended [`Processor::wait_for_interrupt`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// The hypervisor's own.
+    pub interrupts: Interrupts,
+    /// An interrupt for the parent, accepted.
+    pub vector: Option<u8>,
+    /// An NMI that is not the hypervisor's.
+    pub nmi: bool,
 }
 
 /// To whom the one-shot timer of a processor speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerInterrupt {
-    /// To the parent: it finds `0` as a pending physical interrupt vector, without an exit.
+    /// To the parent, which finds this vector as a pending physical interrupt, without an exit.
     Parent(u8),
     /// To the hypervisor, which leaves guest mode and finds [`Interrupts::timer`].
     Hypervisor,
@@ -277,6 +301,8 @@ pub trait Vcpu: Send {
     fn request_interrupt_window(&mut self, vector: Option<u8>);
     /// Asks for [`Exit::NmiWindow`] as soon as an NMI could be taken.
     fn request_nmi_window(&mut self, request: bool);
+    /// Sets whether HLT exits. A child's always does; the parent's does while the hypervisor has timers to watch.
+    fn intercept_halt(&mut self, intercept: bool);
     /// Sets whether exceptions of the vectors in `mask` (bit n: vector n) exit.
     fn intercept_exceptions(&mut self, mask: u32);
 }

@@ -51,6 +51,33 @@ impl Lent {
     }
 }
 
+/// A page of the hypervisor that a partition sees as well: the parent's special pages, statistics, register and message
+/// pages. Its content is as untrusted as guest memory, so no value can live in it: only copies go in and out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Visible(Frame);
+
+impl Visible {
+    /// For the ownership table and the address spaces: the page is, or is about to be, mapped.
+    pub(super) fn mint(frame: Frame) -> Self {
+        Self(frame)
+    }
+
+    /// For the address spaces: no partition maps the page any more.
+    pub(super) fn into_frame(self) -> Frame {
+        self.0
+    }
+
+    /// The page, for copying.
+    pub fn frame(&self) -> &Frame {
+        &self.0
+    }
+
+    /// The physical page number, which is the parent's GPA page as well.
+    pub fn number(&self) -> u64 {
+        self.0.number()
+    }
+}
+
 /// The only crossing between tokens and page-table entries, for the machine layer: an address space stores a token as
 /// the number in a leaf and makes the token again when it clears that leaf. A token is stored in one leaf at most, so
 /// none is ever doubled; the tree's tests count them.

@@ -2,4 +2,4 @@
 
 mod frame;
 
-pub use frame::{Frame, Lent, entry};
+pub use frame::{Frame, Lent, Visible, entry};
