@@ -1,3 +1,70 @@
-//! Runs Parterre on emulated machines
+//! `cargo lab`: runs Parterre on emulated machines.
+//!
+//! From the bottom up: `apt`, `bundle` and `install` get packages; `kernel`, `build`, `rootfs`, `guest` and `esp` make what a
+//! box boots; `boxes` emulates machines; `session` runs commands in a booted one; `exec`, `run`, `test` and `bench`
+//! are what people call. Nothing here is part of what runs on a real machine.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod apt;
+mod boxes;
+mod build;
+mod bundle;
+mod cache;
+mod cleanup;
+mod cli;
+mod cpio;
+mod esp;
+mod exec;
+mod guest;
+mod install;
+mod kernel;
+mod media;
+mod progress;
+mod rootfs;
+mod session;
+mod tool;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// The exit status when the lab could not do its part.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("lab: {e:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    cleanup::on_signals()?;
+    install::ensure(cli.no_install)?;
+    match &cli.command {
+        Command::Exec(exec) => exec::run(exec),
+        Command::Setup(setup) => set_up(setup.refresh),
+    }
+}
+
+fn set_up(refresh: bool) -> Result<ExitCode> {
+    if refresh {
+        bundle::refresh()?;
+        kernel::refresh()?;
+    }
+    boxes::emulator(boxes::Vendor::Amd)?;
+    let kernel = kernel::parent()?;
+    guest::kernel("oldest")?;
+    guest::kernel("newest")?;
+    guest::initrd("lab")?;
+    println!("Ready. The parent's kernel is Linux {} ({}).", kernel.version, kernel.image.display());
+    Ok(ExitCode::SUCCESS)
+}

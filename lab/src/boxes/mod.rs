@@ -1,0 +1,82 @@
+//! Boxes: emulated machines. What they are made of is a [`BoxSpec`]; what emulates them hides behind [`Emulator`].
+
+pub mod qemu;
+pub mod serial;
+pub mod spec;
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::cache::RunDir;
+use serial::Serial;
+pub use spec::{BoxSpec, Vendor};
+
+/// What a box boots.
+#[derive(Debug, Clone)]
+pub enum Boot {
+    /// A disk image that firmware finds its boot program on.
+    Disk(PathBuf),
+    /// A kernel with nothing below it, started by the same firmware as a UEFI program.
+    Kernel {
+        /// The bzImage.
+        kernel: PathBuf,
+        /// Its initramfs.
+        initrd: PathBuf,
+        /// Its command line.
+        cmdline: String,
+    },
+}
+
+/// How a box ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The machine was switched off by its software.
+    PoweredOff,
+    /// The machine reset: a reboot, or a triple fault.
+    Reset,
+    /// The emulator gave up; the text is what it said.
+    Broken(String),
+}
+
+/// Something that emulates machines.
+pub trait Emulator {
+    /// Switches a new box on. Its sockets and logs lie in `dir`.
+    ///
+    /// # Errors
+    /// When the emulator cannot be started or does not offer what the box needs.
+    fn power_on(&self, spec: &BoxSpec, boot: &Boot, dir: &RunDir) -> Result<Box<dyn Machine>>;
+}
+
+/// A box that was switched on. It ends when dropped.
+pub trait Machine: Send {
+    /// What it wrote to its first serial port.
+    fn serial(&self) -> &Serial;
+    /// The stream to the lab's agent in it; can be taken once.
+    ///
+    /// # Errors
+    /// When it was taken, or the emulator does not answer.
+    fn agent(&mut self) -> Result<UnixStream>;
+    /// The stream of the parent's console; can be taken once.
+    ///
+    /// # Errors
+    /// When it was taken, or the emulator does not answer.
+    fn console(&mut self) -> Result<UnixStream>;
+    /// Whether and how it ended; waits for it at most so long.
+    fn ended(&mut self, wait: Duration) -> Option<End>;
+    /// Ends it now.
+    fn kill(&mut self);
+}
+
+/// The emulator for boxes of that vendor.
+///
+/// # Errors
+/// When there is none.
+pub fn emulator(vendor: Vendor) -> Result<Box<dyn Emulator>> {
+    match vendor {
+        Vendor::Amd => Ok(Box::new(qemu::Qemu::new()?)),
+        Vendor::Intel => bail!("There are no Intel boxes yet. Use an AMD box: --box amd."),
+    }
+}

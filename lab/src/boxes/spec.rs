@@ -1,0 +1,198 @@
+//! What a box is made of, and how that is written: `amd,cpus=4,memory=4G,numa=2,net=e1000e,cpu=-x2apic`.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Whose processors a box has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// AMD, with SVM.
+    Amd,
+    /// Intel, with VMX.
+    Intel,
+}
+
+/// The network cards that a box can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// Intel 82574L, MSI-X.
+    E1000e,
+    /// Intel 82576, MSI-X, SR-IOV.
+    Igb,
+    /// virtio-net.
+    Virtio,
+}
+
+/// An emulated machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoxSpec {
+    /// Whose processors.
+    pub vendor: Vendor,
+    /// How many processors.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory: u64,
+    /// NUMA nodes that processors and memory are spread over; 1 is none.
+    pub numa: u32,
+    /// Disk images (raw), seen by the parent as `/dev/disk/by-id/lab-disk0` and so on.
+    pub disks: Vec<PathBuf>,
+    /// Network cards. They reach nothing but the emulator itself.
+    pub nics: Vec<Nic>,
+    /// Processor features to add or take: `+name` or `-name`.
+    pub cpu_flags: Vec<String>,
+    /// The clock counts instructions: one processor, repeatable, no good for input and output.
+    pub icount: bool,
+}
+
+impl Default for BoxSpec {
+    fn default() -> BoxSpec {
+        BoxSpec {
+            vendor: Vendor::Amd,
+            cpus: 2,
+            memory: 2048,
+            numa: 1,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            cpu_flags: Vec::new(),
+            icount: false,
+        }
+    }
+}
+
+impl BoxSpec {
+    /// Says what is impossible about it.
+    ///
+    /// # Errors
+    /// A sentence that names the first impossible thing.
+    pub fn check(&self) -> Result<()> {
+        ensure!((1..=255).contains(&self.cpus), "A box has 1 to 255 processors, not {}.", self.cpus);
+        ensure!(self.memory >= 512, "A box needs at least 512M of memory, not {}M.", self.memory);
+        ensure!(
+            (1..=self.cpus).contains(&self.numa),
+            "A box of {} processors has 1 to {} NUMA nodes, not {}.",
+            self.cpus,
+            self.cpus,
+            self.numa
+        );
+        ensure!(!self.icount || self.cpus == 1, "With --icount a box has one processor; add --cpus 1.");
+        for flag in &self.cpu_flags {
+            let name = flag.strip_prefix(['+', '-']).unwrap_or_default();
+            let valid =
+                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            ensure!(valid, "'{flag}' is no processor feature; write +name or -name, as in -svm.");
+        }
+        for disk in &self.disks {
+            ensure!(disk.is_file(), "The disk image {} is not there (or no file).", disk.display());
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for BoxSpec {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<BoxSpec> {
+        let mut spec = BoxSpec::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                None => spec.vendor = vendor(part)?,
+                Some(("cpus", n)) => spec.cpus = number(part, n)?,
+                Some(("memory", size)) => spec.memory = memory(size)?,
+                Some(("numa", n)) => spec.numa = number(part, n)?,
+                Some(("disk", path)) => spec.disks.push(path.into()),
+                Some(("net", name)) => spec.nics.push(nic(name)?),
+                Some(("cpu", flag)) => spec.cpu_flags.push(flag.to_owned()),
+                Some((key, _)) => bail!(
+                    "A box has no '{key}'. It is written as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm."
+                ),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+fn number(part: &str, digits: &str) -> Result<u32> {
+    digits.parse().with_context(|| format!("'{part}' lacks a number after the equals sign."))
+}
+
+fn vendor(name: &str) -> Result<Vendor> {
+    match name {
+        "amd" => Ok(Vendor::Amd),
+        "intel" => Ok(Vendor::Intel),
+        _ => bail!("'{name}' is no processor vendor; there are amd and intel."),
+    }
+}
+
+/// Reads the name of a network card.
+///
+/// # Errors
+/// When there is no such card.
+pub fn nic(name: &str) -> Result<Nic> {
+    match name {
+        "e1000e" => Ok(Nic::E1000e),
+        "igb" => Ok(Nic::Igb),
+        "virtio" => Ok(Nic::Virtio),
+        _ => bail!("'{name}' is no network card; there are e1000e, igb and virtio."),
+    }
+}
+
+/// Reads a size as `512M` or `4G` and returns MiB; a bare number is MiB.
+///
+/// # Errors
+/// When it is no such size.
+pub fn memory(text: &str) -> Result<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..].to_ascii_uppercase()[..] {
+        "" | "M" | "MB" | "MIB" => 1,
+        "G" | "GB" | "GIB" => 1024,
+        "T" | "TB" | "TIB" => 1024 * 1024,
+        unit => bail!("'{unit}' is no unit of memory; write a size as in 512M or 4G."),
+    };
+    let number: u64 =
+        digits.parse().with_context(|| format!("'{text}' is no size; write one as in 512M or 4G."))?;
+    number.checked_mul(factor).with_context(|| format!("'{text}' is more memory than there can be."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specifications_are_read() {
+        let spec: BoxSpec = "amd,cpus=4,memory=4G,numa=2,net=e1000e,net=virtio,cpu=-svm".parse().unwrap();
+        assert_eq!((spec.cpus, spec.memory, spec.numa), (4, 4096, 2));
+        assert_eq!(spec.nics, [Nic::E1000e, Nic::Virtio]);
+        assert_eq!(spec.cpu_flags, ["-svm"]);
+        assert_eq!("".parse::<BoxSpec>().unwrap(), BoxSpec::default());
+        spec.check().unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for bad in ["arm", "cpus=x", "memory=4Q", "memory=", "net=token-ring", "colour=red", "numa=-1"] {
+            let error = format!("{:#}", bad.parse::<BoxSpec>().unwrap_err());
+            assert!(error.contains('\''), "{bad}: {error}");
+        }
+        assert!(memory("99999999999999999999G").is_err());
+        assert!(memory("18446744073709551615T").is_err());
+    }
+
+    #[test]
+    fn impossible_boxes_are_refused() {
+        let with = |change: fn(&mut BoxSpec)| {
+            let mut spec = BoxSpec::default();
+            change(&mut spec);
+            spec.check()
+        };
+        assert!(with(|_| {}).is_ok());
+        assert!(with(|s| s.cpus = 0).is_err());
+        assert!(with(|s| s.memory = 16).is_err());
+        assert!(with(|s| s.numa = 3).is_err());
+        assert!(with(|s| s.icount = true).is_err());
+        assert!(with(|s| s.cpu_flags = vec!["svm".into()]).is_err());
+        assert!(with(|s| s.cpu_flags = vec!["-svm,hv=on".into()]).is_err());
+        assert!(with(|s| s.disks = vec!["/no/such/file".into()]).is_err());
+    }
+}

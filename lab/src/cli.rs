@@ -1,0 +1,188 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::boxes::{BoxSpec, spec};
+
+/// Runs Parterre on emulated machines ("boxes").
+///
+/// The lab makes everything that it needs by itself: it installs missing tools by apt, builds the parent's kernel
+/// once, and keeps what is dear in the user's cache directory.
+#[derive(Debug, Parser)]
+#[command(name = "lab", bin_name = "cargo lab", version, max_term_width = 110)]
+pub struct Cli {
+    /// Only name missing tools, do not install them.
+    #[arg(long, global = true)]
+    pub no_install: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the lab does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot a box and run a command in its parent partition.
+    Exec(Exec),
+    /// Install, fetch and build all that boxes need, now.
+    Setup(Setup),
+}
+
+/// Boots a box, runs COMMAND in the parent, and returns its output and exit status.
+///
+/// Exit status: COMMAND's own, or 120 when the parent switched the box off, 121 when the box reset, 122 when the
+/// hypervisor or the parent's kernel panicked, 124 when the time was over, 125 when the lab could not do its part,
+/// 126 when COMMAND could not be started.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What runs in it.
+    #[command(flatten)]
+    pub parent: ParentArgs,
+    /// Seconds for COMMAND; then the box ends and the exit status is 124.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
+    /// Seconds for the parent to come up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub boot_timeout: u64,
+    /// Show the serial port (the parent kernel's and Parterre's messages) on standard error at the end.
+    #[arg(long)]
+    pub show_serial: bool,
+    /// The command and its arguments. A single word with blanks is run by the shell.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub argv: Vec<String>,
+}
+
+/// The options that describe a box.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// The box, as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm. The options below add to it.
+    #[arg(long = "box", value_name = "SPEC", default_value = "amd")]
+    pub spec: String,
+    /// Number of processors.
+    #[arg(long, value_name = "N")]
+    pub cpus: Option<u32>,
+    /// Memory, as in 512M or 4G.
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Number of NUMA nodes.
+    #[arg(long, value_name = "N")]
+    pub numa: Option<u32>,
+    /// A raw disk image; the parent sees it as /dev/disk/by-id/lab-disk0, the next as lab-disk1.
+    #[arg(long, value_name = "FILE")]
+    pub disk: Vec<PathBuf>,
+    /// A network card: e1000e, igb or virtio.
+    #[arg(long, value_name = "CARD")]
+    pub net: Vec<String>,
+    /// Processor features to add or take, as in -svm or +invtsc,-npt.
+    #[arg(long, value_name = "FLAGS", value_delimiter = ',', allow_hyphen_values = true)]
+    pub cpu_flags: Vec<String>,
+    /// Let the clock count instructions (one processor only): repeatable, but no good for input and output.
+    #[arg(long)]
+    pub icount: bool,
+}
+
+/// The options that describe what a box boots.
+#[derive(Debug, Args)]
+pub struct ParentArgs {
+    /// Boot the same parent kernel with no Parterre below it.
+    #[arg(long)]
+    pub bare: bool,
+    /// Use this parterre.efi instead of building the project's.
+    #[arg(long, value_name = "FILE")]
+    pub efi: Option<PathBuf>,
+    /// Leave the virtualization stack (parterre, vmms, vmwp) out of the parent.
+    #[arg(long)]
+    pub no_stack: bool,
+    /// Lay this directory over the parent's root file system.
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// Lay a Debian package (the newest, with all it depends on) over the parent's root file system.
+    #[arg(long, value_name = "PACKAGE", value_delimiter = ',')]
+    pub with: Vec<String>,
+    /// A guest kernel; the parent has it as /lab/guest-kernel. `oldest` and `newest` are Debian's cloud kernels.
+    #[arg(long, value_name = "FILE")]
+    pub guest_kernel: Option<String>,
+    /// A guest initramfs; the parent has it as /lab/guest-initrd. `lab` is the lab's own.
+    #[arg(long, value_name = "FILE")]
+    pub guest_initrd: Option<String>,
+    /// Added to the parent kernel's command line.
+    #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// A line added to Parterre's configuration file, as in 'mode = bare'.
+    #[arg(long, value_name = "LINE")]
+    pub config: Vec<String>,
+    /// Keep what the box writes to its serial port in this file.
+    #[arg(long, value_name = "FILE")]
+    pub serial_log: Option<PathBuf>,
+}
+
+/// Installs, fetches and builds all that boxes need.
+#[derive(Debug, Args)]
+pub struct Setup {
+    /// Forget what is in the cache and take the newest packages and kernel.
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+impl MachineArgs {
+    /// The box that these options describe.
+    ///
+    /// # Errors
+    /// When an option makes no sense, or the box is impossible.
+    pub fn spec(&self) -> anyhow::Result<BoxSpec> {
+        let mut box_spec: BoxSpec = self.spec.parse()?;
+        box_spec.cpus = self.cpus.unwrap_or(box_spec.cpus);
+        box_spec.numa = self.numa.unwrap_or(box_spec.numa);
+        if let Some(memory) = &self.memory {
+            box_spec.memory = spec::memory(memory)?;
+        }
+        for name in &self.net {
+            box_spec.nics.push(spec::nic(name)?);
+        }
+        for disk in &self.disk {
+            box_spec.disks.push(std::path::absolute(disk)?);
+        }
+        box_spec.cpu_flags.extend(self.cpu_flags.iter().cloned());
+        box_spec.icount |= self.icount;
+        box_spec.check()?;
+        Ok(box_spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_add_to_the_specification() {
+        let cli = Cli::parse_from([
+            "lab",
+            "exec",
+            "--box",
+            "amd,cpus=4",
+            "--numa",
+            "2",
+            "--cpu-flags",
+            "-svm,+invtsc",
+            "--",
+            "uname",
+            "-a",
+        ]);
+        let Command::Exec(exec) = cli.command else { panic!("not exec") };
+        let spec = exec.machine.spec().unwrap();
+        assert_eq!((spec.cpus, spec.numa), (4, 2));
+        assert_eq!(spec.cpu_flags, ["-svm", "+invtsc"]);
+        assert_eq!(exec.argv, ["uname", "-a"]);
+    }
+}
