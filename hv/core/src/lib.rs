@@ -11,5 +11,6 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod apic;
 pub mod machine;
 pub mod memory;

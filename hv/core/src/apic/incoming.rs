@@ -180,9 +180,10 @@ impl Incoming {
         }
     }
 
-    /// Drops everything that is pending, for a reset of the processor.
+    /// Drops what is pending, for a reset of the processor; but not INIT and SIPI, which only the processor itself may
+    /// take: a SIPI can follow the INIT that causes this very reset.
     pub(super) fn drop_all(&self) {
-        self.signals.store(0, Ordering::Release);
+        self.signals.fetch_and(INIT | SIPI | 0xFF << SIPI_VECTOR, Ordering::AcqRel);
         self.errors.store(0, Ordering::Release);
         self.replace([0; 8], [0; 8]);
     }

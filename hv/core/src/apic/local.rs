@@ -78,15 +78,10 @@ impl LocalApic {
         apic
     }
 
-    /// Resets everything but the id and IA32_APIC_BASE, as INIT does (SDM 3A 12.4.7.3). Everything pending is
-    /// dropped, a start-up interrupt too: take INIT first, reset, and only then look for what came after it. CR8
-    /// is the caller's to clear.
+    /// Resets everything but the id and IA32_APIC_BASE, as INIT does (SDM 3A 12.4.7.3), and drops what is pending
+    /// but for a SIPI. CR8 is the caller's to clear.
     pub fn init(&mut self, incoming: &Incoming) {
-        let sipi = incoming.take_sipi();
         self.reset(incoming);
-        if let Some(vector) = sipi {
-            incoming.post_sipi(vector);
-        }
     }
 
     fn reset(&mut self, incoming: &Incoming) {
