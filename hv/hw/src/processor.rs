@@ -6,13 +6,13 @@
 //! before it enters a partition. At most one interrupt and one NMI of ours are on the way to a processor at any time
 //! ([`Shared::interrupt_sent`], [`Shared::nmi_sent`]), so a foreign one can be told from them.
 //!
-//! Interrupts are taken in hypervisor code only inside [`LogicalProcessor::open_interrupts`], with the task priority so
-//! high that only vectors 0xf0 to 0xff come, and of those the highest, ours, first.
+//! Interrupts are taken in hypervisor code only inside [`LogicalProcessor::open_interrupts`]. While the hypervisor looks
+//! for its own, the task priority is so high that only vectors from 0xf0 on come, and of those the highest, ours, first.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::SeqCst};
 
-use parterre_core::machine::{self, Exit, Interrupts, TimerInterrupt};
+use parterre_core::machine::{self, Exit, Interrupts, TimerInterrupt, Waited};
 
 use crate::apic::{self, Timer};
 use crate::timer::{self, Clock};
@@ -30,7 +30,7 @@ const OWN_PRIORITY: u8 = 0xe0;
 pub enum Mode {
     /// It runs hypervisor code.
     Hypervisor = 0,
-    /// It waits in [`machine::Processor::wait_for_kick`].
+    /// It waits in hypervisor code, halted.
     Waiting = 1,
     /// It runs the parent.
     Parent = 2,
@@ -47,12 +47,14 @@ pub struct Shared {
     kick: AtomicBool,
     interrupt_sent: AtomicBool,
     nmi_sent: AtomicBool,
-    /// Set by the handler of [`HYPERVISOR_VECTOR`].
-    pub interrupt_seen: AtomicBool,
-    /// Set by the handler of NMIs.
-    pub nmi_seen: AtomicBool,
-    /// Set by the handler of other interrupts: bit n stands for vector 0xf0 + n.
-    pub foreign: AtomicU16,
+    interrupt_seen: AtomicBool,
+    nmi_seen: AtomicBool,
+    /// Whether the next interrupt of the parent stays in service and goes to `accepted`.
+    accept: AtomicBool,
+    /// The vector that was accepted, 0 if none.
+    accepted: AtomicU8,
+    /// Interrupts of the parent that came although none was to be accepted: bit n stands for vector 0xf0 + n.
+    foreign: AtomicU16,
 }
 
 impl Shared {
@@ -66,6 +68,8 @@ impl Shared {
             nmi_sent: AtomicBool::new(false),
             interrupt_seen: AtomicBool::new(false),
             nmi_seen: AtomicBool::new(false),
+            accept: AtomicBool::new(false),
+            accepted: AtomicU8::new(0),
             foreign: AtomicU16::new(0),
         }
     }
@@ -82,6 +86,30 @@ impl Shared {
             (&self.interrupt_sent, Call::Interrupt)
         };
         if call.0.swap(true, SeqCst) { Call::Nothing } else { call.1 }
+    }
+
+    /// For the handler of NMIs.
+    pub fn note_nmi(&self) {
+        self.nmi_seen.store(true, SeqCst);
+    }
+
+    /// For the handler of interrupts: says whether the window in which it came is to be closed.
+    pub fn note_interrupt(&self, vector: u8) -> bool {
+        if vector == HYPERVISOR_VECTOR {
+            // A spurious interrupt has the same vector, but is not in service.
+            if apic::in_service(vector) {
+                self.interrupt_seen.store(true, SeqCst);
+                apic::end_of_interrupt();
+            }
+            true
+        } else if self.accept.load(SeqCst) {
+            self.accepted.store(vector, SeqCst);
+            true
+        } else {
+            self.foreign.fetch_or(1 << (vector & 15), SeqCst);
+            apic::end_of_interrupt();
+            false
+        }
     }
 
     /// Calls the processor; see the module's page.
@@ -209,10 +237,7 @@ impl LogicalProcessor {
     /// Takes interrupts until [`HYPERVISOR_VECTOR`] has come (its handler ends the window). With `wait` the processor
     /// halts until something comes.
     fn open_interrupts(&mut self, wait: bool) {
-        let priority = apic::task_priority();
-        apic::set_task_priority(OWN_PRIORITY);
-        // SAFETY: all vectors that the priority lets through have handlers, which run on stacks of their own and touch
-        // `Shared` only. STI holds interrupts off for one instruction, so that none comes between it and HLT. STGI and
+        // SAFETY: all vectors have handlers, which run on stacks of their own and touch `Shared` only. STI holds interrupts off for one instruction, so that none comes between it and HLT. STGI and
         // CLGI are used where the processor has SVM on.
         unsafe {
             match (self.global_interrupt_flag, wait) {
@@ -222,14 +247,21 @@ impl LogicalProcessor {
                 (false, false) => asm!("sti", "nop", "nop", "cli"),
             }
         }
-        apic::set_task_priority(priority);
         self.open_nmi();
+    }
+
+    /// Calls `act` with all interrupts held back that are not in the class of our own.
+    fn with_own_priority(&mut self, act: impl FnOnce(&mut Self)) {
+        let priority = apic::task_priority();
+        apic::set_task_priority(OWN_PRIORITY);
+        act(self);
+        apic::set_task_priority(priority);
     }
 
     /// Takes [`HYPERVISOR_VECTOR`] if it waits. Says whether it was there.
     fn take_own_interrupt(&mut self) -> bool {
         if apic::requested(HYPERVISOR_VECTOR) {
-            self.open_interrupts(false);
+            self.with_own_priority(|processor| processor.open_interrupts(false));
         }
         self.own_interrupt_seen()
     }
@@ -301,10 +333,12 @@ impl machine::Processor for LogicalProcessor {
 
     fn wait_for_kick(&mut self) {
         self.shared.mode.store(Mode::Waiting as u8, SeqCst);
-        while !self.shared.kick.swap(false, SeqCst) {
-            self.open_interrupts(true);
-            self.own_interrupt_seen();
-        }
+        self.with_own_priority(|processor| {
+            while !processor.shared.kick.swap(false, SeqCst) {
+                processor.open_interrupts(true);
+                processor.own_interrupt_seen();
+            }
+        });
         self.leave();
         // Interrupts of the parent that got through meanwhile are raised again.
         let mut foreign = self.shared.foreign.swap(0, SeqCst);
@@ -312,6 +346,26 @@ impl machine::Processor for LogicalProcessor {
             apic::send_self(0xf0 + foreign.trailing_zeros() as u8);
             foreign &= foreign - 1;
         }
+    }
+
+    fn wait_for_interrupt(&mut self) -> Waited {
+        let mut waited = Waited::default();
+        self.shared.mode.store(Mode::Waiting as u8, SeqCst);
+        self.shared.accept.store(true, SeqCst);
+        while waited == Waited::default() {
+            let own = self.own_interrupt_seen();
+            waited.interrupts.kick = self.shared.kick.swap(false, SeqCst);
+            waited.interrupts.timer = self.deadline_passed(own);
+            waited.nmi = core::mem::take(&mut self.foreign_nmi);
+            if waited == Waited::default() {
+                self.open_interrupts(true);
+            }
+            let vector = self.shared.accepted.swap(0, SeqCst);
+            waited.vector = (vector != 0).then_some(vector);
+        }
+        self.shared.accept.store(false, SeqCst);
+        self.leave();
+        waited
     }
 }
 
@@ -362,5 +416,25 @@ mod tests {
         processor.foreign_nmi = true;
         assert_eq!(processor.enter(Mode::Child), Some(Exit::Interrupt));
         assert_eq!(processor.enter(Mode::Parent), Some(Exit::Nmi));
+    }
+
+    #[test]
+    fn an_nmi_of_ours_is_told_from_a_foreign_one() {
+        let shared = Box::leak(Box::new(shared(Mode::Parent)));
+        let clock = Clock { tsc_frequency: 1, apic_frequency: 1, deadline_mode: false };
+        let mut processor = LogicalProcessor::new(0, clock, shared, 0);
+        assert_eq!(shared.prepare_kick(), Call::Nmi);
+        shared.note_nmi();
+        assert_eq!(processor.take_nmi(Mode::Parent), Some(Exit::Kick));
+        shared.note_nmi();
+        assert_eq!(processor.take_nmi(Mode::Parent), Some(Exit::Nmi), "nobody of ours has sent it");
+        shared.note_nmi();
+        assert_eq!(processor.take_nmi(Mode::Child), Some(Exit::Interrupt));
+        assert_eq!(processor.enter(Mode::Parent), Some(Exit::Nmi), "the parent gets what came while a child ran");
+        shared.mode.store(Mode::Parent as u8, SeqCst);
+        assert_eq!(shared.prepare_kick(), Call::Nmi);
+        assert_eq!(processor.enter(Mode::Parent), Some(Exit::Kick), "seen before the NMI arrives");
+        shared.note_nmi();
+        assert_eq!(processor.take_nmi(Mode::Parent), None, "late, and it means nothing any more");
     }
 }
