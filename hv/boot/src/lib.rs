@@ -17,6 +17,7 @@ pub mod config;
 pub mod console;
 pub mod efi_map;
 pub mod image;
+pub mod initrd;
 pub mod kernel;
 pub mod memory;
 pub mod parent_tables;

@@ -4,7 +4,7 @@
 //! Where descriptors overlap, the more restrictive kind wins, so nothing that anybody calls reserved becomes RAM.
 
 use arrayvec::ArrayVec;
-use parterre_hw::launch::{MemoryKind, MemoryRange, PAGE_SIZE, PhysicalRange, REGION_ALIGNMENT};
+use parterre_hw::launch::{MemoryKind, MemoryRange, PAGE_SIZE, PhysicalRange};
 
 use crate::efi_map::Descriptor;
 
@@ -104,18 +104,19 @@ pub fn ram_extent(map: &[MemoryRange]) -> (u64, u64) {
         .fold((0, 0), |(end, total), range| (range.range().end().max(end), total + range.length))
 }
 
-/// Where a free block of `length` bytes, aligned to [`REGION_ALIGNMENT`], can be taken: the highest place below
-/// 4 GiB, or when there is none the highest of all. `free` are the ranges that nobody uses.
-pub fn place_region(free: impl Iterator<Item = PhysicalRange> + Clone, length: u64) -> Option<u64> {
-    let highest = |limit: u64| {
-        free.clone()
-            .filter_map(|range| {
-                let base = range.end().min(limit).checked_sub(length)? & !(REGION_ALIGNMENT - 1);
-                (base >= range.base.max(REGION_ALIGNMENT)).then_some(base)
-            })
-            .max()
-    };
-    highest(1 << 32).or_else(|| highest(ADDRESS_END))
+/// Where a free block of `length` bytes can be taken: the highest address that is a multiple of `alignment` (a power
+/// of two) and leaves the whole block below `limit`. `free` are the ranges that nobody uses. Page 0 is never taken.
+pub fn place(
+    free: impl Iterator<Item = PhysicalRange>,
+    length: u64,
+    alignment: u64,
+    limit: u64,
+) -> Option<u64> {
+    free.filter_map(|range| {
+        let base = range.end().min(limit).checked_sub(length)? & !(alignment - 1);
+        (base >= range.base.max(PAGE_SIZE)).then_some(base)
+    })
+    .max()
 }
 
 /// An entry of the e820 map in the boot protocol (Linux `struct boot_e820_entry`).
@@ -129,25 +130,17 @@ pub struct E820Entry {
     pub kind: u32,
 }
 
-/// The parent's view of the map. What the hypervisor owns reads as reserved when `hide` is set, else as RAM (a
-/// kernel on the bare machine has no hypervisor below).
-pub fn e820(map: &[MemoryRange], hide: bool) -> ArrayVec<E820Entry, CAPACITY> {
+/// The parent's view of the map: what the hypervisor owns is reserved.
+pub fn e820(map: &[MemoryRange]) -> ArrayVec<E820Entry, CAPACITY> {
     let mut entries = ArrayVec::<E820Entry, CAPACITY>::new();
     for range in map.iter().take(CAPACITY) {
         let kind = match range.kind {
             MemoryKind::Ram => 1,
-            MemoryKind::Reserved | MemoryKind::Mmio => 2,
+            MemoryKind::Reserved | MemoryKind::Mmio | MemoryKind::HypervisorOwned => 2,
             MemoryKind::AcpiReclaim => 3,
             MemoryKind::AcpiNvs => 4,
             MemoryKind::Unusable => 5,
             MemoryKind::Persistent => 7,
-            MemoryKind::HypervisorOwned => {
-                if hide {
-                    2
-                } else {
-                    1
-                }
-            }
         };
         match entries.last_mut() {
             Some(last) if last.kind == kind && last.base + last.length == range.base => {
@@ -225,18 +218,24 @@ mod tests {
     }
 
     #[test]
-    fn the_region_goes_to_the_highest_place_below_4_gib() {
-        let mib = 1 << 20;
+    fn a_block_goes_to_the_highest_place_below_its_limit() {
+        const MIB: u64 = 1 << 20;
         let free = [
-            PhysicalRange::new(mib, 100 * mib),
+            PhysicalRange::new(MIB, 100 * MIB),
             PhysicalRange::new(1 << 32, 1 << 30),
-            PhysicalRange::new(200 * mib, 3 * mib),
+            PhysicalRange::new(200 * MIB, 3 * MIB + PAGE_SIZE),
         ];
-        assert_eq!(place_region(free.iter().copied(), 2 * mib), Some(200 * mib));
-        assert_eq!(place_region(free.iter().copied(), 4 * mib), Some(96 * mib));
-        assert_eq!(place_region(free.iter().copied(), 512 * mib), Some((1 << 32) + 512 * mib));
-        assert_eq!(place_region(free.iter().copied(), 2 << 30), None);
-        assert_eq!(place_region(free.iter().copied(), u64::MAX), None);
+        let place = |length, limit| place(free.iter().copied(), length, 2 * MIB, limit);
+        assert_eq!(place(2 * MIB, 1 << 32), Some(200 * MIB));
+        assert_eq!(place(4 * MIB, 1 << 32), Some(96 * MIB));
+        assert_eq!(place(4 * MIB, 50 * MIB), Some(46 * MIB));
+        assert_eq!(place(512 * MIB, 1 << 32), None);
+        assert_eq!(place(512 * MIB, u64::MAX), Some((1 << 32) + 512 * MIB));
+        assert_eq!(place(2 << 30, u64::MAX), None);
+        assert_eq!(place(u64::MAX, u64::MAX), None);
+        let low = [PhysicalRange::new(0, 0x2000)];
+        assert_eq!(super::place(low.into_iter(), 0x1000, 0x1000, MIB), Some(0x1000));
+        assert_eq!(super::place(low.into_iter(), 0x2000, 0x1000, MIB), None);
     }
 
     #[test]
@@ -247,9 +246,8 @@ mod tests {
             range(0x2000, 0x1000, MemoryKind::Reserved),
             range(0x3000, 0x1000, MemoryKind::AcpiNvs),
         ];
-        let kinds = |hide| e820(&list, hide).iter().map(|e| (e.base, e.length, e.kind)).collect::<Vec<_>>();
-        assert_eq!(kinds(true), [(0, 0x1000, 1), (0x1000, 0x2000, 2), (0x3000, 0x1000, 4)]);
-        assert_eq!(kinds(false), [(0, 0x2000, 1), (0x2000, 0x1000, 2), (0x3000, 0x1000, 4)]);
+        let kinds: Vec<_> = e820(&list).iter().map(|e| (e.base, e.length, e.kind)).collect();
+        assert_eq!(kinds, [(0, 0x1000, 1), (0x1000, 0x2000, 2), (0x3000, 0x1000, 4)]);
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //! Source: Linux `Documentation/arch/x86/zero-page.rst` and `boot.rst`; layouts of `struct boot_params`,
 //! `struct screen_info`, `struct efi_info`, `struct setup_data`. Numbers here are offsets in the page.
 
-use alloc::vec;
-use alloc::vec::Vec;
 use core::mem::size_of;
 
 use parterre_hw::launch::PhysicalRange;
@@ -15,7 +13,7 @@ use crate::memory::E820Entry;
 /// Length of the zero page.
 pub const LENGTH: usize = 4096;
 
-/// How many e820 entries the page itself holds; more go to [`e820_extension`].
+/// How many e820 entries the page itself holds; more go to the extension, [`write_e820_extension`].
 pub const E820_ENTRIES: usize = 128;
 
 const ACPI_RSDP_ADDR: usize = 0x070;
@@ -130,17 +128,26 @@ pub fn write(page: &mut [u8; LENGTH], contents: &Contents<'_>) {
     page.put_e820(contents.e820);
 }
 
-/// The `setup_data` node with the entries that the page does not hold, `None` when it holds all.
-pub fn e820_extension(e820: &[E820Entry]) -> Option<Vec<u8>> {
-    let rest = e820.get(E820_ENTRIES..).filter(|rest| !rest.is_empty())?;
-    let mut node = vec![0; e820_extension_length(e820.len())];
+/// Writes the `setup_data` node with the entries that the page does not hold to the beginning of `target`.
+///
+/// Returns false, with nothing written, when there is none to write or `target` is shorter than
+/// [`e820_extension_length`].
+#[must_use]
+pub fn write_e820_extension(e820: &[E820Entry], target: &mut [u8]) -> bool {
+    let Some(rest) = e820.get(E820_ENTRIES..).filter(|rest| !rest.is_empty()) else {
+        return false;
+    };
+    let Some(node) = target.get_mut(..e820_extension_length(e820.len())) else {
+        return false;
+    };
     let data_length = (rest.len() * E820_ENTRY) as u32;
+    node[0..8].fill(0);
     node[8..12].copy_from_slice(&SETUP_E820_EXT.to_le_bytes());
     node[12..16].copy_from_slice(&data_length.to_le_bytes());
     for (slot, entry) in node[16..].chunks_exact_mut(E820_ENTRY).zip(rest) {
         slot.copy_from_slice(&e820_bytes(entry));
     }
-    Some(node)
+    true
 }
 
 /// Length of the node for a map of `entries`: `next`, `type`, `len` and the data.
@@ -297,11 +304,12 @@ mod tests {
         write(&mut page, &contents);
         assert_eq!(page[0x1e8], 128);
         assert_eq!(u64_at(&page, 0x2d0 + 127 * 20), Some(127 << 12));
-        let node = e820_extension(&e820).unwrap();
-        assert_eq!(node.len(), e820_extension_length(130));
+        let mut node = vec![0xcc; e820_extension_length(130)];
+        assert!(write_e820_extension(&e820, &mut node));
         assert_eq!((u64_at(&node, 0), u32_at(&node, 8), u32_at(&node, 12)), (Some(0), Some(1), Some(40)));
         assert_eq!((u64_at(&node, 16), u64_at(&node, 36)), (Some(128 << 12), Some(129 << 12)));
-        assert_eq!(e820_extension(&e820[..128]), None);
-        assert_eq!(e820_extension(&[]), None);
+        assert!(!write_e820_extension(&e820[..128], &mut node));
+        assert!(!write_e820_extension(&[], &mut node));
+        assert!(!write_e820_extension(&e820, &mut node[..55]));
     }
 }

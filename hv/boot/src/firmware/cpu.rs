@@ -1,0 +1,38 @@
+//! The processor that the program runs on: its CPUID and its registers.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
+
+use parterre_boot::requirements::{Leaf, Processor};
+
+/// The processor that executes this.
+pub struct ThisProcessor;
+
+impl Processor for ThisProcessor {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Leaf {
+        let result = __cpuid_count(leaf, subleaf);
+        Leaf { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+    }
+
+    fn msr(&self, index: u32) -> Option<u64> {
+        let (low, high): (u32, u32);
+        // SAFETY: the judgement asks only for registers that CPUID says exist, and reading those has no effect; the
+        // firmware runs its applications at privilege level 0.
+        unsafe {
+            asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+        }
+        Some(u64::from(high) << 32 | u64::from(low))
+    }
+}
+
+/// Identifier of this processor's local APIC (AMD APM volume 3, CPUID leaves 0000_000B and 0000_0001).
+pub fn apic_id() -> u32 {
+    let processor = ThisProcessor;
+    let max = processor.cpuid(0, 0).eax;
+    // The leaf exists when its first level has a number of threads.
+    if max >= 0xb && processor.cpuid(0xb, 0).ebx != 0 {
+        processor.cpuid(0xb, 0).edx
+    } else {
+        processor.cpuid(1, 0).ebx >> 24
+    }
+}

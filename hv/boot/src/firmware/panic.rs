@@ -1,0 +1,24 @@
+//! A panic of the boot program: a bug in it. While boot services are there, the firmware gets the machine back.
+
+use core::panic::PanicInfo;
+use core::ptr;
+
+use uefi::{Status, boot};
+
+use super::memory::has_boot_services;
+use super::output::{require_serial, say};
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    if has_boot_services() {
+        require_serial();
+        say!("bug in the boot program: {info}");
+        // SAFETY: the image is this program's own, and there is no exit data. Nothing of ours runs after it.
+        let _ = unsafe { boot::exit(boot::image_handle(), Status::ABORTED, 0, ptr::null_mut()) };
+    } else {
+        say!("bug in the boot program: {info}");
+    }
+    loop {
+        core::hint::spin_loop();
+    }
+}
