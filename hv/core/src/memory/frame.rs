@@ -51,18 +51,19 @@ impl Lent {
     }
 }
 
-/// A page of the hypervisor that a partition sees as well: the parent's special pages, statistics, register and message
-/// pages. Its content is as untrusted as guest memory, so no value can live in it: only copies go in and out.
+/// A page of the hypervisor that a partition may see as well: overlays, the parent's special pages, statistics, register
+/// and message pages. Its content is as untrusted as guest memory, so no value can live in it: only copies go in and
+/// out. The way back to a [`Frame`] is through the limbo of its pool ([`Tables::give_visible`](super::Tables)).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Visible(Frame);
 
 impl Visible {
-    /// For the ownership table and the address spaces: the page is, or is about to be, mapped.
-    pub(super) fn mint(frame: Frame) -> Self {
+    /// Makes a page one that partitions may see.
+    pub fn new(frame: Frame) -> Self {
         Self(frame)
     }
 
-    /// For the address spaces: no partition maps the page any more.
+    /// For the pool, which checks that no address space shows the page any more.
     pub(super) fn into_frame(self) -> Frame {
         self.0
     }
