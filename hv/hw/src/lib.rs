@@ -9,7 +9,9 @@
 //! per-processor data behind GS or FS, the current [`processor::LogicalProcessor`] is passed down as `&mut`.
 #![cfg_attr(not(test), no_std)]
 
+mod ap;
 pub mod apic;
+mod calibrate;
 pub mod cpu;
 pub mod heap;
 pub mod launch;

@@ -50,7 +50,7 @@ pub fn report(info: &PanicInfo<'_>) -> ! {
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     end(|out| {
-        writeln!(out, "PANIC: {}", info.message())?;
+        writeln!(out, "panic: {}", info.message())?;
         if let Some(location) = info.location() {
             writeln!(out, "  at {}:{}", location.file(), location.line())?;
         }
@@ -63,7 +63,7 @@ pub fn report(info: &PanicInfo<'_>) -> ! {
 pub fn exception(frame: &Frame, shared: &Shared) -> ! {
     end(|out| {
         let name = exception_name(frame.vector);
-        writeln!(out, "PANIC: exception {} ({name}), error code {:#x}", frame.vector, frame.error)?;
+        writeln!(out, "panic: exception {} ({name}), error code {:#x}", frame.vector, frame.error)?;
         writeln!(out, "  on the processor with local APIC id {:#x}", shared.apic_id)?;
         write_general_registers(out, frame)?;
         write_control_registers(out)?;
