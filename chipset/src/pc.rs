@@ -8,7 +8,7 @@ use crate::misc::{self, Ignored, KeyboardController, ResetControl};
 use crate::pci::{self, HostBridge};
 use crate::pm::{self, PowerManagement};
 use crate::rtc::{self, Clock, Rtc};
-use crate::serial::{self, Output, SerialPort};
+use crate::serial::{self, InputWanted, Output, SerialPort};
 use crate::{ApicBus, IrqLine, PowerEvents};
 
 /// A PC's devices.
@@ -57,10 +57,11 @@ impl Pc {
         events: Arc<dyn PowerEvents>,
         clock: Clock,
         output: Output,
+        input_wanted: InputWanted,
     ) -> Result<Pc, Overlap> {
         let ioapic = Arc::new(IoApic::new(apics));
         let line = |pin: u8| IrqLine::new(ioapic.clone(), pin.into());
-        let com1 = Arc::new(SerialPort::new(line(serial::COM1_IRQ), output));
+        let com1 = Arc::new(SerialPort::new(line(serial::COM1_IRQ), output, input_wanted));
         let power = Arc::new(PowerManagement::new(line(pm::SCI), events.clone()));
         let configuration =
             ConfigurationPorts { bridge: HostBridge::default(), reset: ResetControl(events.clone()) };
@@ -96,8 +97,14 @@ mod tests {
     #[test]
     fn ports_are_where_a_pc_has_them() {
         let power = Arc::new(Power::default());
-        let pc =
-            Pc::new(Arc::new(Nobody), power.clone(), rtc::system_clock(), Box::new(std::io::sink())).unwrap();
+        let pc = Pc::new(
+            Arc::new(Nobody),
+            power.clone(),
+            rtc::system_clock(),
+            Box::new(std::io::sink()),
+            Box::new(|| ()),
+        )
+        .unwrap();
         assert_eq!(pc.ports.read(0x3FD, 1) & 0x60, 0x60); // transmitter empty
         assert_eq!(pc.ports.read(0x1F7, 1), 0xFF); // no disk
         pc.ports.write(0xCF8, 4, 0x8000_0000);

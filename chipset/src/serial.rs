@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::serial::{SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 
 use crate::IrqLine;
@@ -19,6 +19,20 @@ pub const COM1_IRQ: u8 = 4;
 /// Where the bytes go that the guest sends. It must not block: a VP waits for it.
 pub type Output = Box<dyn Write + Send>;
 
+/// Called when the guest has read all input, so that more may be given. It must not call back into the port.
+pub type InputWanted = Box<dyn Fn() + Send>;
+
+struct Events(InputWanted);
+
+impl SerialEvents for Events {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        (self.0)();
+    }
+}
+
 struct Line(IrqLine);
 
 impl Trigger for Line {
@@ -32,16 +46,16 @@ impl Trigger for Line {
 
 /// A serial port.
 pub struct SerialPort {
-    port: Mutex<Serial<Line, NoEvents, Output>>,
+    port: Mutex<Serial<Line, Events, Output>>,
 }
 
 impl SerialPort {
     /// A port after reset.
-    pub fn new(line: IrqLine, output: Output) -> SerialPort {
-        SerialPort { port: Mutex::new(Serial::new(Line(line), output)) }
+    pub fn new(line: IrqLine, output: Output, wanted: InputWanted) -> SerialPort {
+        SerialPort { port: Mutex::new(Serial::with_events(Line(line), Events(wanted), output)) }
     }
 
-    fn locked<R>(&self, f: impl FnOnce(&mut Serial<Line, NoEvents, Output>) -> R) -> R {
+    fn locked<R>(&self, f: impl FnOnce(&mut Serial<Line, Events, Output>) -> R) -> R {
         f(&mut self.port.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -120,7 +134,8 @@ mod tests {
         ioapic.write(0, 4, 0x10 + 2 * u64::from(COM1_IRQ));
         ioapic.write(0x10, 4, 0x24);
         let sink = Sink::default();
-        let port = SerialPort::new(IrqLine::new(ioapic, COM1_IRQ.into()), Box::new(sink.clone()));
+        let port =
+            SerialPort::new(IrqLine::new(ioapic, COM1_IRQ.into()), Box::new(sink.clone()), Box::new(|| ()));
         port.write(0, 1, u64::from(b'A'));
         assert_eq!(*sink.0.lock().unwrap(), b"A");
         port.write(1, 1, 1); // interrupt on received data
@@ -133,7 +148,7 @@ mod tests {
     #[test]
     fn input_beyond_the_fifo_waits_outside() {
         let ioapic = Arc::new(IoApic::new(Arc::new(Count::default())));
-        let port = SerialPort::new(IrqLine::new(ioapic, 4), Box::new(std::io::sink()));
+        let port = SerialPort::new(IrqLine::new(ioapic, 4), Box::new(std::io::sink()), Box::new(|| ()));
         let room = port.room();
         assert_eq!(port.receive(&vec![0; room + 5]), room);
         assert_eq!(port.room(), 0);

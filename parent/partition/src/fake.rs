@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use crate::registers::{ArchState, Register, Segments};
-use crate::{Access, Error, Intercept, InterruptRequest, Partition, Result, VirtualProcessor};
+use crate::{
+    Access, Error, Exception, Intercept, InterruptRequest, Partition, Result, Translation, VirtualProcessor,
+};
 
 /// Records the interrupts that devices assert.
 #[derive(Clone, Default)]
@@ -45,7 +47,7 @@ pub struct FakeVp {
     /// Page translations (page number to page number); pages not named map to themselves.
     pub pages: BTreeMap<u64, Option<u64>>,
     /// Exceptions injected.
-    pub exceptions: Vec<(u8, Option<u32>)>,
+    pub exceptions: Vec<Exception>,
 }
 
 impl VirtualProcessor for FakeVp {
@@ -81,13 +83,16 @@ impl VirtualProcessor for FakeVp {
         Ok(())
     }
 
-    fn translate(&mut self, gva: u64, _access: Access) -> Result<Option<u64>> {
+    fn translate(&mut self, gva: u64, _access: Access) -> Result<Translation> {
         let page = self.pages.get(&(gva >> 12)).copied().unwrap_or(Some(gva >> 12));
-        Ok(page.map(|page| page << 12 | gva & 0xFFF))
+        Ok(match page {
+            Some(page) => Translation::Mapped(page << 12 | gva & 0xFFF),
+            None => Translation::Fault { present: false },
+        })
     }
 
-    fn inject_exception(&mut self, vector: u8, error_code: Option<u32>) -> Result<()> {
-        self.exceptions.push((vector, error_code));
+    fn inject(&mut self, exception: Exception) -> Result<()> {
+        self.exceptions.push(exception);
         Ok(())
     }
 }

@@ -98,9 +98,31 @@ pub trait VirtualProcessor: Send {
     fn set_arch_state(&mut self, state: &ArchState) -> Result<()>;
 
     /// Translates a guest virtual address with the guest's page tables and the current privilege level.
-    /// `None` when the guest's tables do not allow the access.
-    fn translate(&mut self, gva: u64, access: Access) -> Result<Option<u64>>;
+    fn translate(&mut self, gva: u64, access: Access) -> Result<Translation>;
 
     /// Makes the guest see an exception before its next instruction.
-    fn inject_exception(&mut self, vector: u8, error_code: Option<u32>) -> Result<()>;
+    fn inject(&mut self, exception: Exception) -> Result<()>;
+}
+
+/// What the guest's page tables say of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// The guest physical address.
+    Mapped(u64),
+    /// The access would fault; `present` says that a page is there but its rights do not allow it.
+    Fault {
+        /// Bit 0 of the page fault's error code.
+        present: bool,
+    },
+}
+
+/// An exception for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// 0 to 31.
+    pub vector: u8,
+    /// For the exceptions that push one.
+    pub error_code: Option<u32>,
+    /// CR2 for a page fault, else 0.
+    pub parameter: u64,
 }

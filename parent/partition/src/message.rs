@@ -35,12 +35,36 @@ pub struct Context {
     pub instruction_length: u8,
     /// Current privilege level.
     pub cpl: u8,
+    /// The processor is in long mode (EFER.LMA); with a long `cs` it runs 64-bit code.
+    pub long_mode: bool,
     /// Code segment.
     pub cs: Segment,
     /// Address of the instruction (offset in `cs`).
     pub rip: u64,
     /// Flags.
     pub rflags: u64,
+}
+
+impl Context {
+    /// Width in bits of the code that runs: 16, 32 or 64.
+    pub fn code_bits(&self) -> u32 {
+        match (self.long_mode && self.cs.is_long(), self.cs.is_default_32()) {
+            (true, _) => 64,
+            (false, true) => 32,
+            (false, false) => 16,
+        }
+    }
+
+    /// The linear address of the instruction.
+    pub fn linear_rip(&self) -> u64 {
+        if self.code_bits() == 64 { self.rip } else { self.cs.base.wrapping_add(self.rip) & 0xFFFF_FFFF }
+    }
+
+    /// The instruction pointer after an instruction of `length` bytes.
+    pub fn rip_after(&self, length: u64) -> u64 {
+        let next = self.rip.wrapping_add(length);
+        if self.code_bits() == 64 { next } else { next & 0xFFFF_FFFF }
+    }
 }
 
 /// Up to 16 bytes of the intercepted instruction.
@@ -201,6 +225,7 @@ impl Payload<'_> {
             vp: self.u32(0),
             instruction_length: self.u8(4) & 0xF,
             cpl: (self.u16(6) & 3) as u8,
+            long_mode: self.u16(6) & (1 << 4) != 0,
             cs: self.segment(8),
             rip: self.u64(24),
             rflags: self.u64(32),

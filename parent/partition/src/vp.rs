@@ -9,7 +9,7 @@ use mshv_ioctls::VcpuFd;
 use crate::message::MESSAGE_SIZE;
 use crate::page::RegisterPage;
 use crate::registers::{ArchState, Register, Segment, Segments, Table};
-use crate::{Access, Error, Intercept, Result, VirtualProcessor};
+use crate::{Access, Error, Exception, Intercept, Result, Translation, VirtualProcessor};
 
 /// Register names (`enum hv_register_name`).
 mod name {
@@ -170,7 +170,7 @@ impl VirtualProcessor for MshvVp {
         self.set_registers(&[(name::MTRR_DEF_TYPE, u128::from(MTRR_ENABLED_WRITE_BACK))])
     }
 
-    fn translate(&mut self, gva: u64, access: Access) -> Result<Option<u64>> {
+    fn translate(&mut self, gva: u64, access: Access) -> Result<Translation> {
         let flags = HV_TRANSLATE_GVA_SET_PAGE_TABLE_BITS
             | match access {
                 Access::Read => HV_TRANSLATE_GVA_VALIDATE_READ,
@@ -183,16 +183,23 @@ impl VirtualProcessor for MshvVp {
             .map_err(Error::call(format!("cannot translate guest virtual address {gva:#x}")))?;
         // SAFETY: both members of the union are plain 64-bit data.
         let code = unsafe { result.as_uint64 } as u32;
-        // 4 and above speak of the GPA: "not mapped" (4) is what a device's address looks like.
-        Ok(matches!(code, 0 | 4).then_some(gpa))
+        Ok(match code {
+            // 1 page not present, 2 privilege violation, 3 reserved bits set.
+            1 => Translation::Fault { present: false },
+            2 | 3 => Translation::Fault { present: true },
+            // 4 and above speak of the GPA: a device's address is not mapped, which is no fault of the guest.
+            _ => Translation::Mapped(gpa),
+        })
     }
 
-    fn inject_exception(&mut self, vector: u8, error_code: Option<u32>) -> Result<()> {
-        // `hv_x64_pending_exception_event`: pending 0, type 3:1 (0 exception), deliver error code 8, vector 31:16.
+    fn inject(&mut self, exception: Exception) -> Result<()> {
+        // `hv_x64_pending_exception_event`: pending 0, type 3:1 (0 exception), deliver error code 8, vector 31:16,
+        // error code 63:32, parameter 127:64.
         let event = 1u128
-            | u128::from(error_code.is_some()) << 8
-            | u128::from(vector) << 16
-            | u128::from(error_code.unwrap_or(0)) << 32;
+            | u128::from(exception.error_code.is_some()) << 8
+            | u128::from(exception.vector) << 16
+            | u128::from(exception.error_code.unwrap_or(0)) << 32
+            | u128::from(exception.parameter) << 64;
         self.set_registers(&[(name::PENDING_EVENT0, event)])
     }
 }

@@ -1,0 +1,20 @@
+//! The worker process of one virtual machine: its partition, its processors, its devices.
+//!
+//! ```text
+//!   main thread: epoll over console clients, control connections, events ----.
+//!   one thread per VP: run -> intercept -> emulate -> run                    |
+//!        |  power-off, reset, failure: Event over a channel + eventfd -------'
+//! ```
+//! A machine that resets gets a new partition; guest memory, kernel and initrd stay open, so that a sandboxed worker
+//! needs no path for it. The worker decides no policy: what a reset or a power-off means is told to whoever asks on
+//! the control socket.
+
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod console;
+pub mod emulate;
+pub mod event;
+pub mod machine;
+pub mod processor;
+pub mod stdio;

@@ -1,0 +1,176 @@
+//! A machine: partition, devices and processor threads, from power-on to the next power-off or reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parterre_chipset::pc::Pc;
+use parterre_chipset::{ApicBus, ApicMessage, rtc};
+use parterre_partition::memory::GuestMemory;
+use parterre_partition::signal::Kicker;
+use parterre_partition::{
+    DeliveryMode, Error, Hypervisor, InterruptRequest, Partition, PartitionConfig, VirtualProcessor,
+};
+
+use crate::boot::{self, BootError, BootSource};
+use crate::console::ConsoleLog;
+use crate::event::Events;
+use crate::processor::{self, Board, PowerSwitch};
+
+/// Stack of a processor thread: the run loop and the emulator need little.
+const STACK_SIZE: usize = 128 << 10;
+/// How long to wait for a processor to notice that it is to stop, before it is interrupted again.
+const KICK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Why a machine cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The hypervisor or the kernel refused.
+    #[error(transparent)]
+    Partition(#[from] Error),
+    /// The boot files are not right.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Two devices at one address.
+    #[error(transparent)]
+    Devices(#[from] parterre_chipset::bus::Overlap),
+    /// No thread for a processor.
+    #[error("cannot start the thread of virtual processor {index}: {source}")]
+    Thread {
+        /// VP index.
+        index: u8,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// The way from the IO-APIC to the partition's local APICs.
+struct PartitionApics(Arc<dyn Partition>);
+
+impl ApicBus for PartitionApics {
+    fn send(&self, message: ApicMessage) {
+        let mode = match message.delivery_mode {
+            0 => DeliveryMode::Fixed,
+            1 => DeliveryMode::LowestPriority,
+            2 => DeliveryMode::Smi,
+            4 => DeliveryMode::Nmi,
+            5 => DeliveryMode::Init,
+            7 => DeliveryMode::ExtInt,
+            _ => return,
+        };
+        let request = InterruptRequest {
+            mode,
+            destination: message.destination.into(),
+            vector: message.vector,
+            level: message.level,
+            logical: message.logical,
+        };
+        if let Err(error) = self.0.assert_interrupt(&request) {
+            // A destination that does not exist is the guest's own doing; it misses the interrupt.
+            processor::log_line(format_args!("{error}"));
+        }
+    }
+}
+
+/// A running machine. It must be ended with [`Machine::stop`].
+pub struct Machine {
+    board: Board,
+    threads: Vec<JoinHandle<()>>,
+    kicker: Kicker,
+}
+
+/// What stays the same over all restarts of a machine.
+pub struct Template {
+    /// The hypervisor.
+    pub hypervisor: Hypervisor,
+    /// Shape of the partition.
+    pub config: PartitionConfig,
+    /// RAM.
+    pub memory: Arc<GuestMemory>,
+    /// What to boot.
+    pub source: BootSource,
+    /// Console output.
+    pub console: ConsoleLog,
+    /// Where events go.
+    pub events: Events,
+    /// The right to interrupt processor threads.
+    pub kicker: Kicker,
+}
+
+impl Template {
+    /// Powers a machine on: clears memory, creates the partition, loads the guest, starts the processors.
+    pub fn power_on(&self) -> Result<Machine, MachineError> {
+        self.memory.discard()?;
+        let partition = Arc::new(self.hypervisor.create_partition(self.memory.clone())?);
+        let mut processors = Vec::new();
+        for index in 0..self.config.processors {
+            let vp: Box<dyn VirtualProcessor> = Box::new(partition.create_vp(index)?);
+            processors.push(vp);
+        }
+        let state = boot::load(&self.memory, &self.source, u32::from(self.config.processors))?;
+        if let Some(first) = processors.first_mut() {
+            first.set_arch_state(&state)?;
+        }
+        self.assemble(partition, processors)
+    }
+
+    /// Connects devices and starts the threads.
+    fn assemble(
+        &self,
+        partition: Arc<dyn Partition>,
+        processors: Vec<Box<dyn VirtualProcessor>>,
+    ) -> Result<Machine, MachineError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let power = Arc::new(PowerSwitch::new(self.events.clone(), stop.clone()));
+        let apics = Arc::new(PartitionApics(partition));
+        let wake = self.events.clone();
+        let pc = Pc::new(
+            apics,
+            power,
+            rtc::system_clock(),
+            Box::new(self.console.clone()),
+            Box::new(move || wake.wake()),
+        )?;
+        let board = Board { pc: Arc::new(pc), ram: self.memory.clone(), events: self.events.clone(), stop };
+        let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker };
+        for (index, mut vp) in (0u8..).zip(processors) {
+            let board = machine.board.clone();
+            let thread = thread::Builder::new()
+                .name(format!("vp{index}"))
+                .stack_size(STACK_SIZE)
+                .spawn(move || processor::run(&mut *vp, &board));
+            match thread {
+                Ok(thread) => machine.threads.push(thread),
+                Err(source) => {
+                    machine.stop();
+                    return Err(MachineError::Thread { index, source });
+                }
+            }
+        }
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    /// The devices.
+    pub fn pc(&self) -> &Pc {
+        &self.board.pc
+    }
+
+    /// Takes all processors out of the guest and ends their threads. The partition goes with the last of them.
+    pub fn stop(self) {
+        self.board.stop.store(true, Ordering::Release);
+        for thread in &self.threads {
+            // A signal may come just before the thread enters the guest, hence the repetition.
+            while !thread.is_finished() {
+                self.kicker.kick(thread);
+                thread::sleep(KICK_INTERVAL);
+            }
+        }
+        for thread in self.threads {
+            // A thread that panicked has ended as well; its machine is being taken down anyway.
+            let _ = thread.join();
+        }
+    }
+}
