@@ -1,9 +1,9 @@
 //! The processor that the program runs on: its CPUID and its registers.
 
-use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 
 use parterre_boot::requirements::{Leaf, Processor};
+use parterre_hw::cpu::msr;
 
 /// The processor that executes this.
 pub struct ThisProcessor;
@@ -15,13 +15,9 @@ impl Processor for ThisProcessor {
     }
 
     fn msr(&self, index: u32) -> Option<u64> {
-        let (low, high): (u32, u32);
-        // SAFETY: the judgement asks only for registers that CPUID says exist, and reading those has no effect; the
-        // firmware runs its applications at privilege level 0.
-        unsafe {
-            asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
-        }
-        Some(u64::from(high) << 32 | u64::from(low))
+        // SAFETY: the judgement asks only for registers that CPUID says exist; the firmware runs its applications at
+        // privilege level 0.
+        Some(unsafe { msr::read(index) })
     }
 }
 

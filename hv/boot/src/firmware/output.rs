@@ -51,11 +51,11 @@ pub fn line(message: fmt::Arguments<'_>) {
     let console = memory::has_boot_services();
     if console {
         // A console that fails to print cannot be told so.
-        let _ = system::with_stdout(|out| writeln!(out, "Parterre: {message}"));
+        let _ = system::with_stdout(|out| writeln!(out, "parterre: {message}"));
     }
     let port = PORT.load(Ordering::Relaxed);
     if port != 0 && !(console && MIRRORED.load(Ordering::Relaxed) == port) {
-        let _ = writeln!(Serial::new(port), "Parterre: {message}");
+        let _ = writeln!(Serial::new(port), "parterre: {message}");
     }
 }
 

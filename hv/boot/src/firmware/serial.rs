@@ -1,9 +1,10 @@
-//! A 16550 UART, polled: what the messages of the boot program go through until the machine layer has its own.
+//! A 16550 UART, polled: what the messages of the boot program go through until the machine layer speaks.
 //!
 //! Source: National Semiconductor PC16550D, "Registers".
 
-use core::arch::asm;
 use core::fmt;
+
+use parterre_hw::cpu::port;
 
 const DATA: u16 = 0;
 const INTERRUPT_ENABLE: u16 = 1;
@@ -61,22 +62,14 @@ impl Serial {
     }
 
     fn read(&self, register: u16) -> u8 {
-        let value;
-        // SAFETY: reading a register of a UART (or of nothing) has no effect on memory.
-        unsafe {
-            asm!("in al, dx", in("dx") self.base.wrapping_add(register), out("al") value,
-                 options(nomem, nostack, preserves_flags));
-        }
-        value
+        // SAFETY: reading a register of a UART (or of nothing) touches no memory.
+        unsafe { port::read8(self.base.wrapping_add(register)) }
     }
 
     fn write(&self, register: u16, value: u8) {
         // SAFETY: the port is the one that the configuration names as a UART, or COM1; a UART does no DMA, so no
         // write to it touches memory.
-        unsafe {
-            asm!("out dx, al", in("dx") self.base.wrapping_add(register), in("al") value,
-                 options(nomem, nostack, preserves_flags));
-        }
+        unsafe { port::write8(self.base.wrapping_add(register), value) }
     }
 }
 
