@@ -9,7 +9,13 @@ use crate::bundle::{self, From};
 use crate::cpio::Archive;
 use crate::{cache, progress, rootfs};
 
-const INIT: &str = include_str!("../guest/init");
+/// The guest's scripts: path in its root file system, permissions, contents.
+const SCRIPTS: [(&str, u32, &str); 4] = [
+    ("init", 0o755, include_str!("../guest/init")),
+    ("etc/start", 0o755, include_str!("../guest/start")),
+    ("etc/shell", 0o755, include_str!("../guest/shell")),
+    ("etc/inittab", 0o644, include_str!("../guest/inittab")),
+];
 
 /// A guest kernel: `oldest` and `newest` are Debian's cloud kernels of the oldest supported release and of the
 /// newest in the archive; everything else is a file.
@@ -47,15 +53,19 @@ fn cloud_kernel(from: From) -> Result<PathBuf> {
     if !place.exists() {
         progress::step(&format!("Fetching packages: {name}"), |_| {
             let suite = from.open()?;
-            let names = suite.names(r"^linux-image-[0-9][0-9.-]*(\+deb[0-9]+)?-cloud-amd64$")?;
+            // Since Linux 7, a package of its own holds the image; before, linux-image did.
+            let mut names = suite.names(r"^linux-binary-[0-9][0-9.+a-z-]*-cloud-amd64$")?;
+            if names.is_empty() {
+                names = suite.names(r"^linux-image-[0-9][0-9.+a-z-]*-cloud-amd64$")?;
+            }
             let package = newest(&names).context("The suite has no cloud kernel.")?;
             cache::complete(&place, |part| suite.unpack(&[package], false, part))
         })?;
     }
-    let image = fs::read_dir(place.join("boot"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("vmlinuz")));
+    let mut folders = vec![place.join("boot")];
+    folders.extend(fs::read_dir(place.join("usr/lib/modules")).into_iter().flatten().flatten().map(|e| e.path()));
+    let mut files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().map(|e| e.path());
+    let image = files.find(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("vmlinuz")));
     image.with_context(|| format!("{} holds no kernel; remove it and try again.", place.display()))
 }
 
@@ -69,7 +79,9 @@ fn newest(names: &[String]) -> Option<&str> {
 fn lab_initrd() -> Result<PathBuf> {
     let base = bundle::get("guest", From::Newest, &["busybox-static"], false)?;
     let busybox = base.file("usr/bin/busybox")?;
-    let key = cache::key([busybox.display().to_string().as_bytes(), INIT.as_bytes()]);
+    let path = busybox.display().to_string();
+    let parts = SCRIPTS.iter().map(|(_, _, text)| text.as_bytes()).chain([path.as_bytes()]);
+    let key = cache::key(parts);
     let place = cache::sub("guests")?.join(key);
     cache::complete(&place, |part| pack(&busybox, &part.join("initrd")))?;
     Ok(place.join("initrd"))
@@ -84,10 +96,13 @@ fn pack(busybox: &Path, to: &Path) -> Result<()> {
         archive.directory(directory);
     }
     archive.device("dev/console", 0o600, 5, 1);
-    archive.file("init", 0o755, INIT.as_bytes());
+    SCRIPTS.iter().for_each(|(path, mode, text)| archive.file(path, *mode, text.as_bytes()));
     archive.file("usr/bin/busybox", 0o755, &fs::read(busybox)?);
     for applet in rootfs::applets(busybox)? {
         archive.symlink(&format!("usr/bin/{applet}"), "busybox");
+    }
+    for command in ["init", "reboot", "poweroff", "halt"] {
+        archive.symlink(&format!("usr/sbin/{command}"), "/usr/bin/busybox");
     }
     fs::write(to, archive.finish())?;
     Ok(())

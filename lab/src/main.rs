@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("lab: {e:#}");
+            eprintln!("lab: {}", tool::sentences(&e));
             ExitCode::from(FAILED)
         }
     }

@@ -11,8 +11,9 @@ use crate::esp::{self, Item};
 use crate::rootfs::{self, Extras};
 use crate::{kernel, progress};
 
-/// The parent's command line, unless more is asked for. A panic ends the machine at once.
-const CMDLINE: &str = "console=ttyS0,115200 panic=-1";
+/// The parent's command line, unless more is asked for. A panic ends the machine at once; network devices that
+/// nobody asked for stay away.
+const CMDLINE: &str = "console=ttyS0,115200 panic=-1 bonding.max_bonds=0 dummy.numdummies=0";
 
 /// What lies under the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,6 +30,11 @@ pub fn tail(text: &str, lines: usize) -> String {
     all[skipped..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
+/// An error and its causes, each a sentence, one after the other.
+pub fn sentences(error: &anyhow::Error) -> String {
+    error.chain().map(|cause| cause.to_string()).collect::<Vec<_>>().join("\n  because: ")
+}
+
 /// Whether a program of that name is on the search path.
 pub fn found(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -47,6 +47,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// An error and its causes, one after the other.
+fn sentences(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 impl Agent {
     fn send(&self, frame: &Frame) {
         // A port that cannot be written to is gone for the reader too, which then ends the program.
@@ -70,7 +75,7 @@ impl Agent {
                 let agent = self.clone();
                 thread::spawn(move || agent.attend(id, child));
             }
-            Err(e) => self.send(&Frame::Failed { id, reason: format!("{e:#}") }),
+            Err(e) => self.send(&Frame::Failed { id, reason: sentences(&e) }),
         }
     }
 
