@@ -15,9 +15,17 @@
 #![forbid(unsafe_code)]
 
 pub mod cpuid;
+pub mod device_interrupt;
 pub mod hypercall;
+pub mod lapic;
 pub mod message;
 pub mod msr;
+pub mod processor_features;
+pub mod property;
 pub mod registers;
+pub mod stats;
 pub mod status;
+pub mod synic;
+pub mod timer;
 pub mod types;
+pub mod vp_page;

@@ -1,6 +1,6 @@
 //! Synthetic MSRs: numbers and layouts (TLFS chapters "Virtual Processors", "Virtual Interrupt Control", "Timers").
 //!
-//! Pages that these registers enable are laid out in `timer`, `synic` and `vp_page`.
+//! Pages that these registers enable are laid out in [`crate::timer`], [`crate::synic`] and [`crate::vp_page`].
 
 use bitfield_struct::bitfield;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

@@ -130,6 +130,8 @@ pub enum HypercallCode {
     NOTIFY_PARTITION_EVENT = 0x0087,
     /// The consumer has emptied an event ring.
     NOTIFY_PORT_RING_EMPTY = 0x008B,
+    /// Changes sparse mappings of a child. Rep.
+    MODIFY_SPARSE_GPA_PAGES = 0x0090,
     /// Sets the answer that an intercepted instruction gets from now on.
     REGISTER_INTERCEPT_RESULT = 0x0091,
     /// Takes back what `REGISTER_INTERCEPT_RESULT` set.
@@ -174,20 +176,26 @@ pub enum HypercallCode {
     GET_VP_STATE = 0x00E3,
     /// Writes larger state of a VP.
     SET_VP_STATE = 0x00E4,
+    /// The VPs that an interrupt with a given destination reaches.
+    GET_VP_SET_FROM_MDA = 0x00E5,
     /// CPUID answers a VP would get. Rep.
     GET_VP_CPUID_VALUES = 0x00F4,
     /// Reads a partition's property of any size.
     GET_PARTITION_PROPERTY_EX = 0x0101,
-    /// Writes a partition's property of any size.
-    SET_PARTITION_PROPERTY_EX = 0x0102,
     /// Restores a partition's time after migration.
     RESTORE_PARTITION_TIME = 0x0103,
     /// Reads memory-mapped I/O.
     MEMORY_MAPPED_IO_READ = 0x0106,
     /// Writes memory-mapped I/O.
     MEMORY_MAPPED_IO_WRITE = 0x0107,
+    /// Writes a partition's property of any size.
+    SET_PARTITION_PROPERTY_EX = 0x010A,
     /// Ends the hypervisor and jumps to a 32-bit entry.
     DISABLE_HYPERVISOR_EX = 0x010F,
+    /// Asks for intercept messages, of registers too. Rep.
+    INSTALL_INTERCEPT_EX = 0x0110,
+    /// Sends a virtual interrupt to another VP.
+    SET_VIRTUAL_INTERRUPT_TARGET = 0x011F,
     /// Maps a statistics page at a place the caller chooses.
     MAP_STATS_PAGE2 = 0x0131,
     /// Which extended calls there are.
@@ -220,6 +228,8 @@ impl HypercallCode {
                 | Self::MAP_GPA_PAGES
                 | Self::UNMAP_GPA_PAGES
                 | Self::MAP_SPARSE_GPA_PAGES
+                | Self::MODIFY_SPARSE_GPA_PAGES
+                | Self::INSTALL_INTERCEPT_EX
                 | Self::GET_VP_REGISTERS
                 | Self::SET_VP_REGISTERS
                 | Self::GET_VP_INDEX_FROM_APIC_ID

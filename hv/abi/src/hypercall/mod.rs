@@ -6,8 +6,28 @@
 //! a rep call's structure holds the header only, its elements follow.
 
 mod code;
+mod dispatch;
+mod flush;
+mod intercept;
+mod interrupt;
+mod ipc;
+mod memory;
+mod partition;
+mod system;
+mod vp;
+mod vp_state;
 
 pub use code::HypercallCode;
+pub use dispatch::*;
+pub use flush::*;
+pub use intercept::*;
+pub use interrupt::*;
+pub use ipc::*;
+pub use memory::*;
+pub use partition::*;
+pub use system::*;
+pub use vp::*;
+pub use vp_state::*;
 
 use crate::status::{HvResult, HvStatus};
 use bitfield_struct::bitfield;
