@@ -14,3 +14,4 @@ extern crate std;
 pub mod apic;
 pub mod machine;
 pub mod memory;
+pub mod time;

@@ -23,7 +23,7 @@ fn busy() -> Fixture {
 
 #[test]
 fn a_restored_apic_is_the_same() {
-    let mut from = busy();
+    let from = busy();
     let state = from.apic.export(&from.context());
     assert_eq!(state.id, 2 << 24);
     assert_eq!(state.current_count, 70_000);
