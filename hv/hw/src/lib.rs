@@ -18,6 +18,7 @@ pub mod launch;
 pub mod paging;
 pub mod panic;
 pub mod physical;
+mod power;
 pub mod processor;
 pub mod serial;
 pub mod svm;

@@ -22,6 +22,8 @@ pub trait Vendor: Sized + Send + Sync + 'static {
     type Vcpu: Vcpu<Slat = Space<Self::Format>, Processor = LogicalProcessor>;
     /// How many frames [`Vendor::new_child_vcpu`] takes.
     const VCPU_FRAMES: usize;
+    /// The instruction that calls the hypervisor, for the hypercall page.
+    const HYPERCALL_INSTRUCTION: [u8; 3];
 
     /// Prepares what all processors share (MSR and I/O permission maps).
     fn new(heap: &mut BootHeap) -> Self;

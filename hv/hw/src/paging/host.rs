@@ -2,7 +2,7 @@
 //! rights that each part needs and no more.
 //!
 //! They are built while the hypervisor starts and stay as they are. Nothing is ever writable and executable, stacks have a
-//! hole below them, and device registers are not mapped at all.
+//! hole below them, and no device registers are mapped but the one that resets the machine, if it is one.
 
 use crate::heap::BootHeap;
 use crate::launch::PhysicalRange;
@@ -19,10 +19,14 @@ pub enum Rights {
     ReadWrite,
     /// Read and execute it.
     ReadExecute,
+    /// Read and write device registers: never cached.
+    Device,
 }
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
+const WRITE_THROUGH: u64 = 1 << 3;
+const CACHE_DISABLE: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -36,6 +40,7 @@ impl Rights {
             Self::None => 0,
             Self::Read => PRESENT | ACCESSED | DIRTY | NO_EXECUTE,
             Self::ReadWrite => PRESENT | ACCESSED | DIRTY | NO_EXECUTE | WRITE,
+            Self::Device => Self::ReadWrite.bits() | WRITE_THROUGH | CACHE_DISABLE,
             Self::ReadExecute => PRESENT | ACCESSED | DIRTY,
         }
     }
