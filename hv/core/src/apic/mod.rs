@@ -37,7 +37,6 @@ pub use ipi::{Delivery, Destination, Ipi};
 pub use local::{Configuration, LocalApic};
 pub use lvt::LocalPin;
 pub use register::Register;
-pub use state::InterruptControllerState;
 pub use timer::Rates;
 
 /// The access raises #GP(0) in the guest.

@@ -1,9 +1,8 @@
 //! The reference time of a partition (TLFS "Partition Reference Time Enlightenment").
 
+use core::mem::offset_of;
+use parterre_abi::timer::{self, ReferenceTscPage};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-/// 100 ns units in a second.
-const UNITS_PER_SECOND: u128 = 10_000_000;
 
 /// The start of the reference TSC page (`HV_REFERENCE_TSC_PAGE`); the rest of the page is zero.
 ///
@@ -21,7 +20,8 @@ pub struct ReferenceTsc {
     /// See `scale`.
     pub offset: i64,
 }
-const _: () = assert!(size_of::<ReferenceTsc>() == 24);
+const _: () = assert!(size_of::<ReferenceTsc>() == offset_of!(ReferenceTscPage, reserved2));
+const _: () = assert!(offset_of!(ReferenceTsc, scale) == offset_of!(ReferenceTscPage, tsc_scale));
 
 /// A partition's clock: its time stamp counter and its reference time in units of 100 ns.
 ///
@@ -43,7 +43,14 @@ impl Clock {
     /// A child's clock, whose TSC and reference time are 0 at physical TSC `tsc`. `frequency` is the TSC's, in Hz,
     /// above 10 MHz.
     pub fn new(frequency: u64, tsc: u64) -> Self {
-        Self { scale: scale(frequency), tsc_offset: tsc.wrapping_neg(), offset: 0, sequence: 1, frozen: None }
+        Self {
+            // No machine has a slower one; a scale of all ones is what comes nearest.
+            scale: timer::tsc_scale(frequency).unwrap_or(u64::MAX),
+            tsc_offset: tsc.wrapping_neg(),
+            offset: 0,
+            sequence: 1,
+            frozen: None,
+        }
     }
 
     /// The parent's clock: its TSC is the physical one, its reference time is 0 at `tsc`.
@@ -68,7 +75,7 @@ impl Clock {
     /// The reference time at physical TSC `tsc`, in 100 ns; what HV_X64_MSR_TIME_REF_COUNT reads.
     pub fn reference_time(&self, tsc: u64) -> u64 {
         let tsc = self.effective(tsc).wrapping_add(self.tsc_offset);
-        self.scaled(tsc).wrapping_add_signed(self.offset)
+        timer::reference_time(tsc, self.scale, self.offset)
     }
 
     /// The first physical TSC at which the reference time is `time` or later; `None` if that is never, as time is
@@ -77,15 +84,8 @@ impl Clock {
         if self.frozen.is_some() {
             return None;
         }
-        let distance = i128::from(time) - i128::from(self.offset);
-        let guest = match u64::try_from(distance) {
-            Ok(distance) => (u128::from(distance) << 64).div_ceil(self.scale.into()),
-            // Before the partition's TSC was 0.
-            Err(_) if distance < 0 => 0,
-            Err(_) => return None,
-        };
-        // Below 2^128 / 2^23 = 2^105, as the scale is at least 2^23.
-        let physical = i128::try_from(guest).ok()? - i128::from(self.tsc_offset as i64);
+        let guest = timer::tsc_at(time, self.scale, self.offset)?;
+        let physical = i128::from(guest) - i128::from(self.tsc_offset as i64);
         u64::try_from(physical.max(0)).ok()
     }
 
@@ -93,7 +93,7 @@ impl Clock {
     /// change.
     pub fn set_reference_time(&mut self, time: u64, tsc: u64) {
         let guest = self.effective(tsc).wrapping_add(self.tsc_offset);
-        self.offset = time.wrapping_sub(self.scaled(guest)) as i64;
+        self.offset = time.wrapping_sub(timer::reference_time(guest, self.scale, 0)) as i64;
         self.next_sequence();
     }
 
@@ -121,20 +121,8 @@ impl Clock {
         ReferenceTsc { sequence: self.sequence, reserved: 0, scale: self.scale, offset: self.offset }
     }
 
-    fn scaled(&self, tsc: u64) -> u64 {
-        // The high half of a 128-bit product.
-        ((u128::from(tsc) * u128::from(self.scale)) >> 64) as u64
-    }
-
     fn next_sequence(&mut self) {
         // 0 is taken; so is all ones, in older versions of the specification.
         self.sequence = if self.sequence >= u32::MAX - 1 { 1 } else { self.sequence + 1 };
     }
-}
-
-/// Reference time units per tick, as a fraction of 2^64. Below 2^64 as the frequency is above 10 MHz, and at least
-/// 2^23 as it is below 2^64 Hz; a frequency outside that range, which no machine has, is taken for the nearest one.
-fn scale(frequency: u64) -> u64 {
-    let scale = (UNITS_PER_SECOND << 64) / u128::from(frequency.max(1));
-    u64::try_from(scale).unwrap_or(u64::MAX).max(1 << 23)
 }

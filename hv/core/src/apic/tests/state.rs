@@ -1,6 +1,7 @@
 //! Export and import, reset.
 
 use super::*;
+use parterre_abi::lapic::LapicState;
 use zerocopy::IntoBytes;
 
 /// With something in every corner.
@@ -25,9 +26,9 @@ fn busy() -> Fixture {
 fn a_restored_apic_is_the_same() {
     let from = busy();
     let state = from.apic.export(&from.context());
-    assert_eq!(state.id, 2 << 24);
-    assert_eq!(state.current_count, 70_000);
-    assert_eq!(state.request[0], 1 << 2);
+    assert_eq!(state.apic_id, 2 << 24);
+    assert_eq!(state.apic_counter_value, 70_000);
+    assert_eq!(state.apic_irr[0], 1 << 2);
     let mut to = Fixture::reset(2);
     to.tsc = 77_000_000;
     let context = Context { incoming: &to.incoming, tsc: to.tsc, tsc_offset: 0, cr8: 0 };
@@ -42,22 +43,22 @@ fn a_restored_apic_is_the_same() {
 
 #[test]
 fn garbage_is_made_valid() {
-    let garbage = InterruptControllerState {
-        id: 9,
-        request: [u32::MAX; 8],
-        in_service: [u32::MAX; 8],
-        initial_count: 3,
-        current_count: u32::MAX,
+    let garbage = LapicState {
+        apic_id: 9,
+        apic_irr: [u32::MAX; 8],
+        apic_isr: [u32::MAX; 8],
+        apic_initial_count: 3,
+        apic_counter_value: u32::MAX,
         ..zerocopy::transmute!([0xFFu8; 176])
     };
     let mut f = Fixture::reset(0);
     let context = Context { incoming: &f.incoming, tsc: 0, tsc_offset: 0, cr8: 0 };
     f.apic.import(&garbage, &context);
     let state = f.apic.export(&f.context());
-    assert_eq!((state.id, state.version), (0, 0x0005_0014));
-    assert_eq!(state.in_service[0], 0xFFFF_0000);
-    assert_eq!(state.lvt_timer, 0x7_00FF);
-    assert_eq!(state.divide, 0xB);
+    assert_eq!((state.apic_id, state.apic_version), (0, 0x0005_0014));
+    assert_eq!(state.apic_isr[0], 0xFFFF_0000);
+    assert_eq!(state.apic_lvt_timer, 0x7_00FF);
+    assert_eq!(state.apic_divide_configuration, 0xB);
     assert_eq!(state.as_bytes().len(), 176);
 }
 
