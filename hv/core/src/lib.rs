@@ -8,10 +8,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
 pub mod apic;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod machine;
 pub mod memory;
 pub mod time;
