@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `kernel` | the parent's kernel, a bzImage; required |
 //! | `initrd` | its initial RAM disk |
+//! | `kernel-crc32`, `initrd-crc32` | CRC-32 of the file (as zip, gzip and UEFI have it), eight hexadecimal digits |
 //! | `cmdline` | its command line |
 //! | `serial` | I/O port of a 16550 for the hypervisor's messages (`0x3f8`), or `none`, which is the default |
 //! | `symbols` | the file of the hypervisor's symbols, for traces |
@@ -22,7 +23,7 @@ pub const PATH: &str = "\\parterre\\parterre.conf";
 /// The longest file that is read, in bytes.
 pub const MAX_LENGTH: usize = 64 << 10;
 
-const KEYS: &str = "kernel, initrd, cmdline, serial, symbols and mode";
+const KEYS: &str = "kernel, kernel-crc32, initrd, initrd-crc32, cmdline, serial, symbols and mode";
 
 /// What is to be started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +40,12 @@ pub enum Mode {
 pub struct Config {
     /// Path of the parent's kernel, with backslashes, from the partition's root.
     pub kernel: String,
+    /// CRC-32 that the kernel's file must have.
+    pub kernel_crc32: Option<u32>,
     /// Path of the initial RAM disk.
     pub initrd: Option<String>,
+    /// CRC-32 that the initial RAM disk's file must have.
+    pub initrd_crc32: Option<u32>,
     /// The parent's command line.
     pub cmdline: String,
     /// I/O port of the serial line.
@@ -98,7 +103,9 @@ pub fn parse(bytes: &[u8]) -> Result<Config, ConfigError> {
 #[derive(Default)]
 struct Values {
     kernel: Option<String>,
+    kernel_crc32: Option<u32>,
     initrd: Option<String>,
+    initrd_crc32: Option<u32>,
     cmdline: Option<String>,
     serial: Option<Option<u16>>,
     symbols: Option<String>,
@@ -116,6 +123,8 @@ impl Values {
         let (key, value) = (key.trim(), value.trim());
         match key {
             "kernel" => set(&mut self.kernel, key, path(key, value)?),
+            "kernel-crc32" => set(&mut self.kernel_crc32, key, crc32(key, value)?),
+            "initrd-crc32" => set(&mut self.initrd_crc32, key, crc32(key, value)?),
             "initrd" => set(&mut self.initrd, key, path(key, value)?),
             "cmdline" => set(&mut self.cmdline, key, command_line(value)?),
             "serial" => set(&mut self.serial, key, port(value)?),
@@ -128,7 +137,9 @@ impl Values {
     fn finish(self) -> Option<Config> {
         Some(Config {
             kernel: self.kernel?,
+            kernel_crc32: self.kernel_crc32,
             initrd: self.initrd,
+            initrd_crc32: self.initrd_crc32,
             cmdline: self.cmdline.unwrap_or_default(),
             serial: self.serial.flatten(),
             symbols: self.symbols,
@@ -181,6 +192,13 @@ fn port(value: &str) -> Result<Option<u16>, String> {
             shortened(value)
         )),
     }
+}
+
+fn crc32(key: &str, value: &str) -> Result<u32, String> {
+    let digits = value.len() == 8 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u32::from_str_radix(value, 16).ok().filter(|_| digits).ok_or_else(|| {
+        alloc::format!("{key} = {:?} is no CRC-32; write eight hexadecimal digits", shortened(value))
+    })
 }
 
 fn mode(value: &str) -> Result<Mode, String> {
@@ -252,6 +270,16 @@ mod tests {
         assert_eq!(serial("0X2F8"), Ok(Some(0x2f8)));
         for bad in ["", "com1", "0x", "0", "0x3f9", "0x10000", "-8", "0x3f8 115200"] {
             assert!(serial(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_eight_digits() {
+        let config = parse(b"kernel = k\nkernel-crc32 = 00c0FFEE\ninitrd-crc32=ffffffff").unwrap();
+        assert_eq!((config.kernel_crc32, config.initrd_crc32), (Some(0xc0_ffee), Some(u32::MAX)));
+        for bad in ["", "c0ffee", "0xc0ffee", "+0c0ffee", "00c0ffeeg", "000c0ffee"] {
+            let line = std::format!("kernel = k\nkernel-crc32 = {bad}");
+            assert!(error(&line).contains("line 2: kernel-crc32"), "{bad:?}");
         }
     }
 

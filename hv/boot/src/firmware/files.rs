@@ -1,5 +1,6 @@
 //! Files of the EFI system partition that the program was loaded from.
 
+use parterre_boot::config;
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
 use uefi::{CString16, Status, boot};
 
@@ -34,9 +35,12 @@ impl Partition {
             BootError::new(
                 status,
                 match status {
+                    Status::NOT_FOUND if path == config::PATH => alloc::format!(
+                        "{path} is not on the EFI system partition; write it, with a line `kernel = FILE`"
+                    ),
                     Status::NOT_FOUND => alloc::format!(
                         "{path} is not on the EFI system partition; copy it there or correct {}",
-                        parterre_boot::config::PATH
+                        config::PATH
                     ),
                     status => {
                         alloc::format!("{path} cannot be opened ({status}); check the EFI system partition")

@@ -7,7 +7,7 @@ use parterre_boot::zero_page::{Screen, e820_extension_length};
 use parterre_boot::{parent_tables, zero_page};
 use parterre_hw::launch::{PAGE_SIZE, PhysicalRange, REGION_ALIGNMENT, region_bytes};
 use uefi::Status;
-use uefi::boot::MemoryType;
+use uefi::boot::{self, MemoryType};
 use uefi::mem::memory_map::MemoryMap as _;
 
 use super::BootError;
@@ -90,11 +90,14 @@ pub fn parent(files: &mut Partition, config: &Config) -> Result<Parent, BootErro
     }
     let mut code = kernel_memory(&kernel)
         .ok_or_else(|| no_memory("the parent's kernel", file.path(), kernel.init_size))?;
+    if let Some(crc32) = config.kernel_crc32 {
+        check_kernel_crc32(&mut file, crc32)?;
+    }
     file.read_at(kernel.code_offset, &mut code.bytes()[..kernel.code_length as usize])?;
     say!("kernel {}: {} KiB at {:#x}", file.path(), kernel.code_length >> 10, code.address());
     let initrd = match &config.initrd {
         None => None,
-        Some(path) => Some(load_initrd(files, path, &kernel)?),
+        Some(path) => Some(load_initrd(files, path, config.initrd_crc32, &kernel)?),
     };
     let block = parent_block(&config.cmdline)?;
     Ok(Parent { kernel, code, initrd, block, rsdp: platform::rsdp()?, screen: platform::screen() })
@@ -118,7 +121,40 @@ fn kernel_memory(kernel: &Kernel) -> Option<Pages> {
     })
 }
 
-fn load_initrd(files: &mut Partition, path: &str, kernel: &Kernel) -> Result<(Pages, u64), BootError> {
+/// The file has more than what is loaded, so it is read once as a whole for its checksum.
+fn check_kernel_crc32(file: &mut OpenFile<'_>, expected: u32) -> Result<(), BootError> {
+    let (path, length) = (file.path(), file.length());
+    let mut whole = Pages::below(&[BELOW_4G, ANYWHERE], length, PAGE_SIZE, MemoryType::LOADER_DATA)
+        .ok_or_else(|| no_memory("the parent's kernel", path, length))?;
+    let bytes = &mut whole.bytes()[..length as usize];
+    file.read_at(0, bytes)?;
+    check_crc32("kernel", path, bytes, expected)
+}
+
+fn check_crc32(what: &str, path: &str, bytes: &[u8], expected: u32) -> Result<(), BootError> {
+    match boot::calculate_crc32(bytes) {
+        Ok(found) if found == expected => Ok(()),
+        Ok(found) => Err(BootError::new(
+            Status::CRC_ERROR,
+            format_args!(
+                "{what} {path}: the file is damaged: its CRC-32 is {found:08x}, and {} says {expected:08x}; copy it \
+                 anew, or correct `{what}-crc32`",
+                parterre_boot::config::PATH
+            ),
+        )),
+        Err(error) => Err(BootError::new(
+            error.status(),
+            format_args!("{what} {path}: the firmware cannot compute a CRC-32; remove `{what}-crc32`"),
+        )),
+    }
+}
+
+fn load_initrd(
+    files: &mut Partition,
+    path: &str,
+    crc32: Option<u32>,
+    kernel: &Kernel,
+) -> Result<(Pages, u64), BootError> {
     let mut file = files.find(path)?;
     let length = file.length();
     if length == 0 {
@@ -134,6 +170,9 @@ fn load_initrd(files: &mut Partition, path: &str, kernel: &Kernel) -> Result<(Pa
     let (bytes, rest) = pages.bytes().split_at_mut(length as usize);
     rest.fill(0);
     file.read_at(0, bytes)?;
+    if let Some(crc32) = crc32 {
+        check_crc32("initrd", path, bytes, crc32)?;
+    }
     if let Some(problem) = parterre_boot::initrd::problem(bytes) {
         return Err(BootError::new(Status::LOAD_ERROR, format_args!("initrd {path}: {problem}")));
     }

@@ -42,7 +42,7 @@ fn efi_main() -> Status {
     match run() {
         Err(error) => {
             output::require_serial();
-            say!("{}", error.message);
+            say!("{}.", error.message.trim_end_matches('.'));
             say!("not started; the firmware goes on with its next boot entry.");
             error.status
         }
@@ -86,11 +86,15 @@ fn check_requirements() -> Result<(), BootError> {
         return Ok(());
     }
     output::require_serial();
+    for (name, advice) in report.missing() {
+        say!("missing: {name}: {advice}.");
+    }
+    // What cannot be told because something else is missing needs no line; alone it does.
     for finding in &report.findings {
-        match finding.state {
-            State::Missing(advice) => say!("missing: {}: {advice}.", finding.name),
-            State::Unknown(reason) => say!("unknown: {}: {reason}.", finding.name),
-            State::Met => {}
+        if let State::Unknown(reason) = finding.state
+            && report.missing().next().is_none()
+        {
+            say!("unknown: {}: {reason}.", finding.name);
         }
     }
     Err(BootError::new(Status::UNSUPPORTED, "this machine does not meet the requirements named above."))
