@@ -17,3 +17,4 @@ pub mod fake;
 pub mod machine;
 pub mod memory;
 pub mod time;
+pub mod walk;
