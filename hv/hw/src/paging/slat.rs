@@ -1,12 +1,264 @@
-//! A partition's second-level address translation, generic over the vendor's entry format.
+//! A partition's second-level address translation: a tree of four levels of tables with 512 entries, generic over the
+//! vendor's entry format.
+//!
+//! The tree is also the only record of what is mapped where. Pages come into it as core's tokens, are stored in leaves as
+//! numbers, and leave it as tokens when their leaf is cleared. What an entry can be:
+//!
+//! * *uniform*: all pages under it are empty, or all are without access until the parent supplies them. One word at the
+//!   highest level possible; a table all of whose entries became the same uniform value is given back;
+//! * a *leaf*: a page, or a large one of 512 or 512 * 512 pages. Every large leaf of memory has the tables set aside that
+//!   splitting it down to single pages would take, so taking a page away never fails;
+//! * a *table*.
+//!
+//! Processors walk the tree while it changes: entries are written whole, a table is complete before it is linked, and
+//! accessed and dirty bits are changed by atomic operations. Cached translations, those to tables included, are core's
+//! to flush before it lets a page or a table that came out of the tree go elsewhere.
+
+mod entry;
+mod memory;
+mod npt;
+#[cfg(test)]
+mod tests;
+mod tree;
 
 use core::marker::PhantomData;
 
-/// How entries of a vendor's second-level page tables look.
-pub trait Format: Send + Sync + 'static {}
+use parterre_core::machine::{
+    Access, GpaFault, Mapping, OutOfTables, PageState, PageStateChange, Released, Run, Slat, TableSource,
+};
+use parterre_core::memory::{Frame, Lent, entry as token};
+
+pub use npt::Npt;
+
+use entry::{Entry, Leaf, Owner};
+
+/// How entries of a vendor's second-level page tables look. Bits 51:12 are the frame's number and bit 7 marks a large
+/// leaf in all of them; bits 52 to 56 are free for software.
+pub trait Format: Send + Sync + 'static {
+    /// Flags of an entry that points to a table.
+    const TABLE: u64;
+    /// The processor sets this bit of a leaf when it uses it.
+    const ACCESSED: u64;
+    /// The processor sets this bit of a leaf when it writes to the page.
+    const DIRTY: u64;
+
+    /// Flags of a leaf with these rights. Where the processor cannot express them it gives less, never more.
+    fn leaf(access: Access) -> u64;
+    /// The rights that the flags of a leaf give.
+    fn access(leaf: u64) -> Access;
+}
+
+/// A stretch of physical memory that the parent has at its own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdentityRange {
+    /// The first page.
+    pub first: u64,
+    /// How many pages.
+    pub pages: u64,
+    /// Device registers and unpopulated addresses: the partition may access them, [`Slat::read`] and [`Slat::write`] may
+    /// not, and taking them away gives nothing back.
+    pub device: bool,
+}
+
+/// Pages in the address space: 48 bits of address.
+pub const SPACE_PAGES: u64 = 1 << 36;
 
 /// A guest-physical address space.
 #[derive(Debug)]
 pub struct Space<F: Format> {
+    root: u64,
     format: PhantomData<F>,
+}
+
+impl<F: Format> Space<F> {
+    /// An empty address space with the zeroed frame `root` as top table.
+    pub fn new(root: Frame) -> Self {
+        Self { root: token::store(root), format: PhantomData }
+    }
+
+    /// The parent's address space: `ranges` mapped onto themselves with all rights, by leaves as large as can be (up to
+    /// 1 GiB if `gigabyte_pages`). The ranges do not overlap, and their memory is the parent's own.
+    pub fn identity(
+        root: Frame,
+        ranges: &[IdentityRange],
+        gigabyte_pages: bool,
+        tables: &mut dyn TableSource,
+    ) -> Result<Self, OutOfTables> {
+        let space = Self::new(root);
+        for range in ranges {
+            let owner = if range.device { Owner::Device } else { Owner::Lent };
+            let end = range.first.saturating_add(range.pages).min(SPACE_PAGES);
+            let mut page = range.first;
+            while page < end {
+                let level = largest_level(page, page, end - page, if gigabyte_pages { 3 } else { 2 });
+                let leaf = Leaf { frame: page, access: Access::all(), owner };
+                tree::place::<F>(space.root, page, level, leaf, tables, &mut |_| {})?;
+                page += tree::pages_of(level);
+            }
+        }
+        Ok(space)
+    }
+
+    /// The number of the top table's frame.
+    pub fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// Ends an address space that maps nothing any more ([`Slat::clear_all`]).
+    pub fn into_root(self) -> Frame {
+        token::take(self.root)
+    }
+
+    fn set_lent(
+        &mut self,
+        page: u64,
+        lent: Lent,
+        access: Access,
+        tables: &mut dyn TableSource,
+        released: &mut dyn FnMut(Released),
+    ) -> Result<(), OutOfTables> {
+        let (mut page, mut rest) = (page, Some(lent));
+        while let Some(lent) = rest {
+            let (first, pages) = (lent.first(), u64::from(lent.pages()));
+            let level = largest_level(page, first, pages, 2);
+            let now = tree::pages_of(level) as u32;
+            let (piece, remaining) = match lent.split(now) {
+                Ok((piece, remaining)) => (piece, Some(remaining)),
+                Err(all) => (all, None),
+            };
+            let leaf = Leaf { frame: first, access, owner: Owner::Lent };
+            if let Err(error) = tree::place::<F>(self.root, page, level, leaf, tables, released) {
+                released(Released::Lent(piece));
+                remaining.into_iter().for_each(|lent| released(Released::Lent(lent)));
+                return Err(error);
+            }
+            token::store_lent(piece);
+            page += u64::from(now);
+            rest = remaining;
+        }
+        Ok(())
+    }
+
+    fn set_owned(
+        &mut self,
+        page: u64,
+        frame: Frame,
+        access: Access,
+        tables: &mut dyn TableSource,
+        released: &mut dyn FnMut(Released),
+    ) -> Result<(), OutOfTables> {
+        let leaf = Leaf { frame: frame.number(), access, owner: Owner::Frame };
+        match tree::place::<F>(self.root, page, 1, leaf, tables, released) {
+            Ok(()) => {
+                token::store(frame);
+                Ok(())
+            }
+            Err(error) => {
+                released(Released::Owned(frame));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The largest level (1: single pages) at which a leaf for `page` and `frame` is aligned, and no longer than `pages`.
+fn largest_level(page: u64, frame: u64, pages: u64, highest: u32) -> u32 {
+    let fits = |level: &u32| {
+        let size = tree::pages_of(*level);
+        (page | frame) & (size - 1) == 0 && pages >= size
+    };
+    (2..=highest).rev().find(fits).unwrap_or(1)
+}
+
+impl<F: Format> Slat for Space<F> {
+    /// As the trait says; a run that could not be placed for want of tables comes back through `released`.
+    fn set(
+        &mut self,
+        page: u64,
+        pages: u64,
+        run: Run,
+        tables: &mut dyn TableSource,
+        released: &mut dyn FnMut(Released),
+    ) -> Result<(), OutOfTables> {
+        match run {
+            Run::Empty => tree::fill::<F>(self.root, page, pages, entry::EMPTY, tables, released),
+            Run::NoAccess => tree::fill::<F>(self.root, page, pages, entry::NO_ACCESS, tables, released),
+            Run::Lent(lent, access) => self.set_lent(page, lent, access, tables, released),
+            Run::Owned(frame, access) => self.set_owned(page, frame, access, tables, released),
+        }
+    }
+
+    fn clear_all(&mut self, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
+        tree::clear::<F>(self.root, tables, released);
+    }
+
+    fn get(&self, page: u64) -> Mapping {
+        match tree::find::<F>(self.root, page) {
+            (Entry::Leaf(leaf), level) => {
+                Mapping::Memory { frame: leaf.frame, access: leaf.access, large: level > 1 }
+            }
+            (Entry::NoAccess, _) => Mapping::NoAccess,
+            (Entry::Empty | Entry::Table(_), _) => Mapping::Empty,
+        }
+    }
+
+    fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), GpaFault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (place, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
+            // SAFETY: `accessible` found memory of that length that belongs to the partition.
+            unsafe { memory::read(place, &mut bytes[done..done + length]) };
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), GpaFault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (place, length) = self.accessible(gpa, done, bytes.len(), Access::WRITE)?;
+            // SAFETY: as in `read`.
+            unsafe { memory::write(place, &bytes[done..done + length]) };
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn compare_exchange(&self, gpa: u64, current: u64, new: u64) -> Result<u64, GpaFault> {
+        if gpa % 8 != 0 {
+            return Err(GpaFault(gpa));
+        }
+        let (place, _) = self.accessible(gpa, 0, 8, Access::WRITE)?;
+        // SAFETY: as in `read`; the address is a multiple of 8.
+        Ok(unsafe { memory::compare_exchange(place, current, new) })
+    }
+
+    fn page_state(&mut self, page: u64, change: PageStateChange) -> PageState {
+        tree::page_state::<F>(self.root, page, change)
+    }
+
+    fn split_all(&mut self, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+        tree::split_all::<F>(self.root, tables)
+    }
+}
+
+impl<F: Format> Space<F> {
+    /// Where byte `done` of an access of `length` bytes at `gpa` is in memory, and how many of the rest lie in that page.
+    fn accessible(
+        &self,
+        gpa: u64,
+        done: usize,
+        length: usize,
+        wanted: Access,
+    ) -> Result<(*mut u8, usize), GpaFault> {
+        let gpa = gpa.checked_add(done as u64).ok_or(GpaFault(gpa))?;
+        let fault = Err(GpaFault(gpa));
+        let (Entry::Leaf(leaf), _) = tree::find::<F>(self.root, gpa >> 12) else { return fault };
+        if !leaf.access.contains(wanted) || leaf.owner == Owner::Device {
+            return fault;
+        }
+        let offset = gpa as usize % crate::physical::PAGE_SIZE;
+        let room = crate::physical::PAGE_SIZE - offset;
+        Ok((crate::physical::page(leaf.frame).wrapping_add(offset), room.min(length - done)))
+    }
 }

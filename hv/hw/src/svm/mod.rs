@@ -1,1 +1,184 @@
 //! AMD's Secure Virtual Machine (AMD APM volume 2, chapter 15).
+//!
+//! [`Svm`] holds what all processors share, [`vcpu::SvmVcpu`] is a virtual processor. What is decided here is only how
+//! the machine does what [`parterre_core::machine`] asks for; policy (which MSR, which CPUID leaf, what an exit means)
+//! is core's.
+//!
+//! Where things are: [`vmcb`] and [`permission`] are the hardware's layouts; [`exit`] and [`event`] translate between them
+//! and core's types; [`registers`] knows where each register lives, [`extended`] those that stay in the machine between
+//! exits; [`switch`] is the assembly; [`asid`] keeps translations apart.
+
+mod asid;
+mod event;
+mod exit;
+mod extended;
+mod features;
+mod page;
+mod permission;
+mod processor;
+mod registers;
+mod switch;
+mod vcpu;
+mod vmcb;
+
+use core::arch::asm;
+
+use parterre_core::memory::{Frame, entry};
+
+pub use vcpu::SvmVcpu;
+
+use crate::cpu::msr;
+use crate::heap::BootHeap;
+use crate::paging::slat::{Npt, Space};
+use crate::physical::{self, PAGE_SIZE};
+use crate::processor::{LogicalProcessor, Mode};
+use crate::vendor::{ParentStart, Vendor};
+use features::Features;
+use page::PageOf;
+use permission::{IoMap, MsrMap};
+use vmcb::{INTERRUPT_SHADOW, Intercepts, NP_ENABLE, V_INTR_MASKING, Vmcb};
+
+/// An address space under SVM.
+pub type NptSpace = Space<Npt>;
+
+const EFER_SVME: u64 = 1 << 12;
+const VM_HSAVE_PA: u32 = 0xc001_0117;
+const X2APIC_ICR: u32 = 0x830;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// What exits for every partition.
+const COMMON: Intercepts = Intercepts::NMI
+    .union(Intercepts::CPUID)
+    .union(Intercepts::MSR)
+    .union(Intercepts::SHUTDOWN)
+    .union(Intercepts::INVLPGA)
+    .union(Intercepts::VMRUN)
+    .union(Intercepts::VMMCALL)
+    .union(Intercepts::VMLOAD)
+    .union(Intercepts::VMSAVE)
+    .union(Intercepts::STGI)
+    .union(Intercepts::CLGI)
+    .union(Intercepts::SKINIT)
+    .union(Intercepts::XSETBV);
+
+/// What exits for children, who have no physical devices and do not own the processor.
+const CHILD: Intercepts = COMMON
+    .union(Intercepts::INTR)
+    .union(Intercepts::SMI)
+    .union(Intercepts::INIT)
+    .union(Intercepts::RDPMC)
+    .union(Intercepts::RSM)
+    .union(Intercepts::INVD)
+    .union(Intercepts::HLT)
+    .union(Intercepts::IOIO)
+    .union(Intercepts::WBINVD)
+    .union(Intercepts::MONITOR)
+    .union(Intercepts::MWAIT)
+    .union(Intercepts::MWAIT_ARMED)
+    .union(Intercepts::RDPRU);
+
+/// Intercept vector 5 for children: INVLPGB, illegal INVLPGB, MCOMMIT, TLBSYNC.
+const CHILD_MORE: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4;
+
+/// SVM, for all processors.
+#[derive(Debug)]
+pub struct Svm {
+    features: Features,
+    parent_msrs: &'static MsrMap,
+    child_msrs: &'static MsrMap,
+    child_ports: &'static IoMap,
+}
+
+impl Vendor for Svm {
+    type Format = Npt;
+    type Vcpu = SvmVcpu;
+    /// Control block and XSAVE area.
+    const VCPU_FRAMES: usize = 2;
+    /// VMMCALL.
+    const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+
+    fn new(heap: &mut BootHeap) -> Self {
+        let parent_msrs = MsrMap::new(heap);
+        parent_msrs.fill_for_parent();
+        let child_msrs = MsrMap::new(heap);
+        child_msrs.fill_for_child();
+        Self { features: Features::detect(), parent_msrs, child_msrs, child_ports: IoMap::new(heap) }
+    }
+
+    fn enable(&self, processor: &mut LogicalProcessor) {
+        let save_area = processor::host_save_area(processor);
+        // SAFETY: the boot program has made sure that the processor has SVM and that the firmware lets it be enabled; the
+        // save area is a page for that alone. From CLGI on the global interrupt flag is 0 in hypervisor code.
+        unsafe {
+            let control = CR4_OSFXSR | CR4_OSXMMEXCPT | if self.features.xcr0 != 0 { CR4_OSXSAVE } else { 0 };
+            asm!("mov {value}, cr4", "or {value}, {bits}", "mov cr4, {value}",
+                value = out(reg) _, bits = in(reg) control, options(nostack));
+            msr::write(msr::EFER, msr::read(msr::EFER) | EFER_SVME);
+            msr::write(VM_HSAVE_PA, save_area);
+            switch::save_host(processor::host_state(processor));
+            switch::clear_global_interrupt_flag();
+        }
+        processor.has_global_interrupt_flag();
+    }
+
+    fn new_parent_vcpu(&self, heap: &mut BootHeap, slat: &NptSpace, start: ParentStart) -> SvmVcpu {
+        // SAFETY: the heap gives zeroed pages out once, for ever; zeros are a valid block and a valid area.
+        let (vmcb, area) = unsafe { (PageOf::new(heap.pages(1)), PageOf::new(heap.pages(1))) };
+        SvmVcpu::new(vmcb, area, self.features, Mode::Parent, |vmcb, gprs| {
+            self.prepare(vmcb, slat, self.parent_msrs);
+            vmcb.control.set_intercepts(COMMON);
+            match start {
+                ParentStart::Kernel(kernel) => registers::start_kernel(&mut vmcb.save, gprs, &kernel),
+                ParentStart::WaitForSipi => registers::reset(&mut vmcb.save, gprs),
+            }
+        })
+    }
+
+    fn new_child_vcpu(&self, frames: [Option<Frame>; 8], slat: &NptSpace) -> SvmVcpu {
+        let [Some(vmcb), Some(area), ..] = frames else {
+            panic!("a virtual processor was made with fewer frames than VCPU_FRAMES; core must count them");
+        };
+        let [vmcb, area] = [vmcb, area].map(|frame| entry::store(frame) * PAGE_SIZE as u64);
+        // SAFETY: the frames were the hypervisor's, are given up here, and come back in `end_vcpu`.
+        let (vmcb, area) = unsafe {
+            physical::pointer(vmcb).write_bytes(0, PAGE_SIZE);
+            physical::pointer(area).write_bytes(0, PAGE_SIZE);
+            (PageOf::new(vmcb), PageOf::new(area))
+        };
+        SvmVcpu::new(vmcb, area, self.features, Mode::Child, |vmcb, gprs| {
+            self.prepare(vmcb, slat, self.child_msrs);
+            vmcb.control.set_intercepts(CHILD);
+            vmcb.control.intercepts[2] = CHILD_MORE;
+            vmcb.control.interrupt_control = V_INTR_MASKING;
+            registers::reset(&mut vmcb.save, gprs);
+        })
+    }
+
+    fn end_vcpu(&self, vcpu: SvmVcpu) -> [Option<Frame>; 8] {
+        let [vmcb, area] = vcpu.into_pages().map(|address| {
+            // SAFETY: the page was the virtual processor's alone, which has just ended.
+            unsafe { physical::pointer(address).write_bytes(0, PAGE_SIZE) };
+            Some(entry::take(address / PAGE_SIZE as u64))
+        });
+        [vmcb, area, None, None, None, None, None, None]
+    }
+
+    fn intercept_icr(&self, intercept: bool) {
+        self.parent_msrs.intercept(X2APIC_ICR, false, intercept);
+    }
+}
+
+impl Svm {
+    /// What the control blocks of all partitions have in common.
+    fn prepare(&self, vmcb: &mut Vmcb, slat: &NptSpace, msrs: &'static MsrMap) {
+        let control = &mut vmcb.control;
+        control.msrpm_base = physical::address(msrs);
+        control.iopm_base = physical::address(self.child_ports);
+        control.asid = 1;
+        control.nested_control = NP_ENABLE;
+        control.nested_cr3 = slat.root() * PAGE_SIZE as u64;
+        control.interrupt_state &= !INTERRUPT_SHADOW;
+    }
+}

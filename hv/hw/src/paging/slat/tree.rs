@@ -1,0 +1,286 @@
+//! The tree of tables: finding, placing, clearing and splitting entries.
+//!
+//! Levels count from 1 (tables whose entries map single pages) to 4 (the top table). Tables are named by their frame's
+//! number; a number in here is always that of a table of the tree at hand.
+
+use core::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
+
+use parterre_core::machine::{OutOfTables, PageState, PageStateChange, Released, TableSource};
+use parterre_core::memory::entry as token;
+
+use super::entry::{self, EMPTY, Entry, Leaf, NO_ACCESS, Owner};
+use super::{Format, SPACE_PAGES};
+use crate::physical;
+
+/// The level of the top table's entries.
+const TOP: u32 = 4;
+const ENTRIES: usize = 512;
+
+/// How many pages an entry of `level` covers.
+pub fn pages_of(level: u32) -> u64 {
+    1 << (9 * (level - 1))
+}
+
+/// How many tables splitting a leaf of `level` down to single pages takes.
+fn tables_to_split(level: u32) -> u64 {
+    match level {
+        1 => 0,
+        2 => 1,
+        _ => 1 + ENTRIES as u64 * tables_to_split(level - 1),
+    }
+}
+
+/// Entry `index` of a table.
+#[inline]
+fn slot(table: u64, index: usize) -> &'static AtomicU64 {
+    debug_assert!(index < ENTRIES);
+    // SAFETY: `table` is a frame that the tree owns, mapped and used for nothing but entries until it is given back; no
+    // reference made here outlives the call that walks the tree. The index lies in the page.
+    unsafe { AtomicU64::from_ptr(physical::page(table).cast::<u64>().add(index)) }
+}
+
+/// The index for `page` in a table of `level`.
+#[inline]
+fn index(page: u64, level: u32) -> usize {
+    (page >> (9 * (level - 1))) as usize % ENTRIES
+}
+
+/// The lowest entry that covers `page`, and its level.
+#[inline]
+fn find_slot<F: Format>(root: u64, page: u64) -> Option<(&'static AtomicU64, u32)> {
+    if page >= SPACE_PAGES {
+        return None;
+    }
+    let (mut table, mut level) = (root, TOP);
+    loop {
+        let slot = slot(table, index(page, level));
+        match Entry::decode::<F>(slot.load(Acquire)) {
+            Entry::Table(next) if level > 1 => (table, level) = (next, level - 1),
+            _ => return Some((slot, level)),
+        }
+    }
+}
+
+/// What covers `page` (never a table), and at which level. Of a large leaf the frame is that of `page`.
+#[inline]
+pub fn find<F: Format>(root: u64, page: u64) -> (Entry, u32) {
+    let Some((slot, level)) = find_slot::<F>(root, page) else { return (Entry::Empty, TOP) };
+    match Entry::decode::<F>(slot.load(Acquire)) {
+        Entry::Leaf(leaf) => {
+            let frame = leaf.frame + (page & (pages_of(level) - 1));
+            (Entry::Leaf(Leaf { frame, ..leaf }), level)
+        }
+        other => (other, level),
+    }
+}
+
+/// Puts a leaf of `level` at `page` (aligned to it), in place of what is there.
+pub fn place<F: Format>(
+    root: u64,
+    page: u64,
+    level: u32,
+    leaf: Leaf,
+    tables: &mut dyn TableSource,
+    released: &mut dyn FnMut(Released),
+) -> Result<(), OutOfTables> {
+    if page >= SPACE_PAGES {
+        return Err(OutOfTables);
+    }
+    let mut table = root;
+    for above in (level + 1..=TOP).rev() {
+        table = descend::<F>(slot(table, index(page, above)), above, tables)?;
+    }
+    if leaf.owner != Owner::Device {
+        reserve(tables_to_split(level), tables)?;
+    }
+    let old = slot(table, index(page, level)).swap(leaf.encode::<F>(level), AcqRel);
+    free::<F>(old, level, tables, released);
+    Ok(())
+}
+
+/// Sets tables aside; all of them or none.
+fn reserve(count: u64, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+    for done in 0..count {
+        if !tables.reserve() {
+            (0..done).for_each(|_| tables.unreserve());
+            return Err(OutOfTables);
+        }
+    }
+    Ok(())
+}
+
+/// The table under an entry of `level` (2 or more), made if there is none.
+fn descend<F: Format>(
+    slot: &AtomicU64,
+    level: u32,
+    tables: &mut dyn TableSource,
+) -> Result<u64, OutOfTables> {
+    let old = slot.load(Acquire);
+    match Entry::decode::<F>(old) {
+        Entry::Table(table) => Ok(table),
+        Entry::Leaf(_) => split::<F>(slot, level, tables),
+        Entry::Empty | Entry::NoAccess => {
+            let table = token::store(tables.take().ok_or(OutOfTables)?);
+            if old != EMPTY {
+                (0..ENTRIES).for_each(|index| self::slot(table, index).store(old, Release));
+            }
+            slot.store(entry::table::<F>(table), Release);
+            Ok(table)
+        }
+    }
+}
+
+/// Splits a leaf of `level` (2 or more) into a table of 512, which keep its accessed and dirty bits.
+fn split<F: Format>(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) -> Result<u64, OutOfTables> {
+    let old = slot.load(Acquire);
+    let device = matches!(Entry::decode::<F>(old), Entry::Leaf(Leaf { owner: Owner::Device, .. }));
+    let frame = if device { tables.take() } else { tables.take_reserved() };
+    let table = token::store(frame.ok_or(OutOfTables)?);
+    let mut current = old;
+    loop {
+        for part in 0..ENTRIES {
+            self::slot(table, part).store(entry::part_of(current, level, part as u64), Release);
+        }
+        // A processor may have set accessed or dirty bits in between.
+        match slot.compare_exchange(current, entry::table::<F>(table), AcqRel, Acquire) {
+            Ok(_) => return Ok(table),
+            Err(found) => current = found,
+        }
+    }
+}
+
+/// Gives back everything that hangs on an entry of `level` which is in the tree no more.
+fn free<F: Format>(entry: u64, level: u32, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
+    match Entry::decode::<F>(entry) {
+        Entry::Empty | Entry::NoAccess => {}
+        Entry::Leaf(Leaf { owner: Owner::Device, .. }) => {}
+        Entry::Leaf(Leaf { owner: Owner::Frame, frame, .. }) => {
+            released(Released::Owned(token::take(frame)));
+        }
+        Entry::Leaf(Leaf { owner: Owner::Lent, frame, .. }) => {
+            (0..tables_to_split(level)).for_each(|_| tables.unreserve());
+            released(Released::Lent(token::take_lent(frame, pages_of(level) as u32)));
+        }
+        Entry::Table(table) => {
+            for index in 0..ENTRIES {
+                free::<F>(slot(table, index).load(Acquire), level - 1, tables, released);
+            }
+            tables.give(token::take(table));
+        }
+    }
+}
+
+/// Turns `pages` pages from `page` on into `value` ([`EMPTY`] or [`NO_ACCESS`]). Goes on to the end even when a uniform
+/// entry at an edge could not be divided for want of tables.
+pub fn fill<F: Format>(
+    root: u64,
+    page: u64,
+    pages: u64,
+    value: u64,
+    tables: &mut dyn TableSource,
+    released: &mut dyn FnMut(Released),
+) -> Result<(), OutOfTables> {
+    debug_assert!(value == EMPTY || value == NO_ACCESS);
+    let start = page.min(SPACE_PAGES);
+    let end = page.saturating_add(pages).min(SPACE_PAGES);
+    let mut fill = Fill { start, end, value, tables, released };
+    if start == end { Ok(()) } else { fill.table::<F>(root, TOP, 0) }
+}
+
+struct Fill<'a> {
+    start: u64,
+    end: u64,
+    value: u64,
+    tables: &'a mut dyn TableSource,
+    released: &'a mut dyn FnMut(Released),
+}
+
+impl Fill<'_> {
+    /// Fills what of the range lies in a table of `level` whose first page is `base`.
+    fn table<F: Format>(&mut self, table: u64, level: u32, base: u64) -> Result<(), OutOfTables> {
+        let size = pages_of(level);
+        let first = self.start.saturating_sub(base) / size;
+        let last = (self.end - 1 - base).min(size * ENTRIES as u64 - 1) / size;
+        let mut result = Ok(());
+        for index in first..=last {
+            let (slot, page) = (slot(table, index as usize), base + index * size);
+            if self.start <= page && page + size <= self.end {
+                if slot.load(Acquire) != self.value {
+                    free::<F>(slot.swap(self.value, AcqRel), level, self.tables, self.released);
+                }
+            } else {
+                result = result.and(self.part::<F>(slot, level, page));
+            }
+        }
+        result
+    }
+
+    /// Fills part of what an entry of `level` covers from `page` on.
+    fn part<F: Format>(&mut self, slot: &AtomicU64, level: u32, page: u64) -> Result<(), OutOfTables> {
+        if slot.load(Acquire) == self.value {
+            return Ok(());
+        }
+        let table = descend::<F>(slot, level, self.tables)?;
+        let result = self.table::<F>(table, level - 1, page);
+        if self.end >= page + pages_of(level) && self.is_uniform(table) {
+            slot.store(self.value, Release);
+            self.tables.give(token::take(table));
+        }
+        result
+    }
+
+    fn is_uniform(&self, table: u64) -> bool {
+        (0..ENTRIES).all(|index| slot(table, index).load(Acquire) == self.value)
+    }
+}
+
+/// Empties all tables and gives back all but the top one.
+pub fn clear<F: Format>(root: u64, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
+    for index in 0..ENTRIES {
+        free::<F>(slot(root, index).swap(EMPTY, AcqRel), TOP, tables, released);
+    }
+}
+
+/// The state of a page, and a change of it.
+pub fn page_state<F: Format>(root: u64, page: u64, change: PageStateChange) -> PageState {
+    let Some((slot, _)) = find_slot::<F>(root, page) else { return PageState::default() };
+    if !matches!(Entry::decode::<F>(slot.load(Acquire)), Entry::Leaf(_)) {
+        return PageState::default();
+    }
+    let (mut set, mut clear) = (0, 0);
+    for (wanted, bit) in [(change.accessed, F::ACCESSED), (change.dirty, F::DIRTY)] {
+        match wanted {
+            Some(true) => set |= bit,
+            Some(false) => clear |= bit,
+            None => {}
+        }
+    }
+    let mut before = slot.load(Acquire);
+    if clear != 0 {
+        before = slot.fetch_and(!clear, AcqRel);
+    }
+    if set != 0 {
+        before |= slot.fetch_or(set, AcqRel) & !clear;
+    }
+    PageState { accessed: before & F::ACCESSED != 0, dirty: before & F::DIRTY != 0 }
+}
+
+/// Splits all large leaves of memory down to single pages.
+pub fn split_all<F: Format>(root: u64, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+    split_table::<F>(root, TOP, tables)
+}
+
+fn split_table<F: Format>(table: u64, level: u32, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+    for index in 0..ENTRIES {
+        let slot = slot(table, index);
+        let below = match Entry::decode::<F>(slot.load(Acquire)) {
+            Entry::Table(below) => below,
+            Entry::Leaf(leaf) if leaf.owner != Owner::Device => split::<F>(slot, level, tables)?,
+            _ => continue,
+        };
+        if level > 2 {
+            split_table::<F>(below, level - 1, tables)?;
+        }
+    }
+    Ok(())
+}
