@@ -21,6 +21,8 @@ mod ownership;
 mod parent;
 mod pool;
 mod space;
+#[cfg(test)]
+mod tests;
 
 pub use deposit::{Claim, DepositError, deposit, withdraw};
 pub use frame::{Frame, Lent, Visible, entry};

@@ -120,6 +120,10 @@ impl<M: Machine> AddressSpace<M> {
         if page >= self.limit {
             return Err(SpaceError::Outside(page));
         }
+        let same = |old: &Overlay| (old.page, old.frame, old.access) == (page, frame.number(), access);
+        if let Some(old) = self.overlays.find(id).filter(|old| same(old)) {
+            return Ok(if old.shown() { Placement::Shown } else { Placement::Deferred });
+        }
         self.remove_overlay(tables, id);
         self.overlays.make_room(tables, 1)?;
         if !tables.table.share(frame) {
