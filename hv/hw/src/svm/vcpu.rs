@@ -1,5 +1,8 @@
 //! A virtual processor on SVM: its control block, its registers, and running it.
 
+#[cfg(test)]
+mod tests;
+
 use parterre_core::machine::{Event, Exit, Reg, Segment, SegmentName, Table, TableName, Vcpu, gpr};
 
 use super::asid::AddressSpaceId;

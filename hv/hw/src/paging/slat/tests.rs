@@ -407,8 +407,8 @@ fn contents_are_reached_by_guest_addresses_and_rights() {
     assert_eq!(back, text);
     assert_eq!(bench.space.read(0x11fff, &mut back), Err(GpaFault(0x12000)));
     assert_eq!(bench.space.read(u64::MAX, &mut back), Err(GpaFault(u64::MAX)));
-    assert_eq!(bench.space.compare_exchange(0x11008, 0, 9), Ok(0));
-    assert_eq!(bench.space.compare_exchange(0x11008, 0, 7), Ok(9));
+    assert_eq!(bench.space.compare_exchange(0x11108, 0, 9), Ok(0));
+    assert_eq!(bench.space.compare_exchange(0x11108, 0, 7), Ok(9));
     assert_eq!(bench.space.compare_exchange(0x11004, 0, 7), Err(GpaFault(0x11004)));
 
     let (_, released) = bench.set(16, 1, Run::Owned(token::take(numbers[0]), Access::READ));
