@@ -16,6 +16,7 @@ use core::fmt;
 
 use parterre_boot::config::{self, Config, Mode};
 use parterre_boot::requirements::{self, State};
+use parterre_hw::cpu::registers;
 use uefi::{Status, boot, entry};
 
 use output::say;
@@ -51,10 +52,15 @@ fn efi_main() -> Status {
 
 /// Returns only when something is missing.
 fn run() -> Result<core::convert::Infallible, BootError> {
-    say!("version {}, a hypervisor under Linux", env!("CARGO_PKG_VERSION"));
     let mut files = files::Partition::open()?;
-    let config = read_config(&mut files)?;
-    output::set_serial(config.serial);
+    let config = read_config(&mut files);
+    match &config {
+        Ok(config) => output::set_serial(config.serial),
+        Err(_) => output::require_serial(),
+    }
+    say!("version {}, a hypervisor under Linux", env!("CARGO_PKG_VERSION"));
+    let config = config?;
+    check_paging()?;
     match config.mode {
         Mode::Parterre => check_requirements()?,
         Mode::Bare => say!("mode = bare: the kernel is started on the bare machine, without Parterre"),
@@ -77,6 +83,19 @@ fn read_config(files: &mut files::Partition) -> Result<Config, BootError> {
     let mut bytes = alloc::vec![0; length as usize];
     file.read_at(0, &mut bytes)?;
     config::parse(&bytes).map_err(|error| BootError::new(Status::INVALID_PARAMETER, error))
+}
+
+/// Page tables that are made here have four levels, and the number of levels cannot be changed while paging is on.
+fn check_paging() -> Result<(), BootError> {
+    const FIVE_LEVELS: u64 = 1 << 12;
+    if registers::cr4() & FIVE_LEVELS == 0 {
+        return Ok(());
+    }
+    Err(BootError::new(
+        Status::UNSUPPORTED,
+        "the firmware runs with five-level paging, which Parterre does not support; disable \"5-level paging\" or \
+         \"LA57\" in the firmware setup",
+    ))
 }
 
 fn check_requirements() -> Result<(), BootError> {
