@@ -16,6 +16,7 @@ pub mod bytes;
 pub mod config;
 pub mod console;
 pub mod efi_map;
+pub mod features;
 pub mod image;
 pub mod initrd;
 pub mod kernel;
