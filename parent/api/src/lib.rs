@@ -1,1 +1,67 @@
-//! Request and response types of the management interface
+//! Request and response types of the management interface, and of the talk between `vmms` and its workers.
+//!
+//! The REST interface is spoken over a unix socket ([`Paths::api_socket`]):
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/host` | | [`HostInfo`] |
+//! | `GET /v1/vms` | | list of [`Vm`] |
+//! | `POST /v1/vms` | [`VmSettings`] | [`Vm`] |
+//! | `GET /v1/vms/{name}` | | [`Vm`] |
+//! | `GET /v1/vms/{name}/watch` | | one [`Vm`] per line, now and at each change |
+//! | `POST /v1/vms/{name}/start` | | [`Vm`], once it runs |
+//! | `POST /v1/vms/{name}/stop` | [`StopRequest`] | [`Vm`], once it is off |
+//! | `DELETE /v1/vms/{name}` | | nothing |
+//!
+//! Failures are answered with [`ErrorBody`]. It holds no logic beyond checks of what is written in it.
+
+#![forbid(unsafe_code)]
+
+mod paths;
+mod size;
+mod vm;
+pub mod worker;
+
+pub use paths::{Paths, WorkerPaths};
+pub use size::{format_size, parse_size};
+pub use vm::{MAX_PROCESSORS, MIN_MEMORY, OffReason, StopRequest, Vm, VmSettings, VmState};
+
+use serde::{Deserialize, Serialize};
+
+/// What an answer of failure holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what happened, to which object, what to do.
+    pub message: String,
+}
+
+/// Kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request makes no sense as it stands.
+    BadRequest,
+    /// There is no such virtual machine.
+    NotFound,
+    /// The virtual machine is in a state that does not allow it.
+    Conflict,
+    /// It was tried and failed.
+    Failed,
+    /// It did not happen in the time given.
+    Timeout,
+}
+
+/// What the service knows of the machine it runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// Version of the service.
+    pub version: String,
+    /// Whether `/dev/mshv` is there.
+    pub hypervisor_device: bool,
+    /// Number of virtual machines defined.
+    pub virtual_machines: usize,
+    /// Number of virtual machines that run.
+    pub running: usize,
+}

@@ -160,6 +160,11 @@ pub struct InputQueue {
 }
 
 impl InputQueue {
+    /// Whether a byte waits in the queue.
+    pub fn contains(&self, byte: u8) -> bool {
+        self.bytes.contains(&byte)
+    }
+
     /// How many more bytes may be queued.
     pub fn room(&self) -> usize {
         INPUT_LIMIT.saturating_sub(self.bytes.len())

@@ -14,6 +14,8 @@ pub enum Event {
     PowerOff,
     /// The guest asked for a reset, or ran into a triple fault.
     Reset,
+    /// Somebody asked for the end.
+    Stop,
     /// A virtual processor cannot go on; the sentence says why.
     Failed(String),
 }

@@ -11,10 +11,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod boot;
 pub mod console;
+mod control;
 pub mod emulate;
 pub mod event;
 pub mod machine;
 pub mod processor;
+pub mod sandbox;
+pub mod service;
 pub mod stdio;

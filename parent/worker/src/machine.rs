@@ -99,8 +99,10 @@ pub struct Template {
 }
 
 impl Template {
-    /// Powers a machine on: clears memory, creates the partition, loads the guest, starts the processors.
-    pub fn power_on(&self) -> Result<Machine, MachineError> {
+    /// Powers a machine on: clears memory, creates the partition, loads the guest, starts the processors. `step` hears
+    /// what is being done.
+    pub fn power_on(&self, step: &mut dyn FnMut(&str)) -> Result<Machine, MachineError> {
+        step("creating the partition");
         self.memory.discard()?;
         let partition = Arc::new(self.hypervisor.create_partition(self.memory.clone())?);
         let mut processors = Vec::new();
@@ -108,10 +110,12 @@ impl Template {
             let vp: Box<dyn VirtualProcessor> = Box::new(partition.create_vp(index)?);
             processors.push(vp);
         }
+        step("loading the guest");
         let state = boot::load(&self.memory, &self.source, u32::from(self.config.processors))?;
         if let Some(first) = processors.first_mut() {
             first.set_arch_state(&state)?;
         }
+        step("starting the processors");
         self.assemble(partition, processors)
     }
 

@@ -1,31 +1,43 @@
 //! vmwp: the worker process of one virtual machine.
+//!
+//! Two ways to start it: by the management service (`vmwp --service`, with a description on standard input), and by
+//! hand with everything on the command line, the console being the terminal.
 
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
+use parterre_api::worker::{WorkerPhase, WorkerSpec, WorkerStatus};
+use parterre_api::{OffReason, WorkerPaths, parse_size};
 use parterre_partition::memory::GuestMemory;
 use parterre_partition::signal::Kicker;
 use parterre_partition::{Hypervisor, PartitionConfig};
 use parterre_worker::boot::BootSource;
-use parterre_worker::console::{ConsoleLog, InputQueue, Progress};
-use parterre_worker::event::{Event, Events};
-use parterre_worker::machine::{Machine, Template};
+use parterre_worker::console::ConsoleLog;
+use parterre_worker::event::Events;
+use parterre_worker::machine::Template;
 use parterre_worker::processor::log_line;
+use parterre_worker::sandbox;
+use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
-use rustix::event::{Timespec, epoll};
+use uuid::Uuid;
 
 /// The worker process of one virtual machine.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
+    /// Be started by the management service: the description comes on standard input.
+    #[arg(long, conflicts_with_all = ["kernel", "initrd"])]
+    service: bool,
     /// Linux kernel (bzImage) to boot.
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "service")]
+    kernel: Option<PathBuf>,
     /// Initial RAM disk.
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -33,7 +45,7 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
     cmdline: String,
     /// Memory, with a unit: 512M, 2G.
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = memory_size)]
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
     /// Number of virtual processors.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=255))]
@@ -41,37 +53,31 @@ struct Arguments {
     /// Where the console is.
     #[arg(long, value_enum, default_value = "stdio")]
     console: ConsoleKind,
+    /// Do not give up privileges, so that a debugger can be used.
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 /// Where COM1 goes.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ConsoleKind {
     /// The terminal that started the worker; Ctrl-] ends the virtual machine.
     Stdio,
+    /// Nowhere.
+    None,
 }
-
-/// Reads a size such as `512M` or `2G`.
-fn memory_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor = match text[digits.len()..].trim() {
-        "" | "B" => 1u64,
-        "K" | "KiB" => 1 << 10,
-        "M" | "MiB" => 1 << 20,
-        "G" | "GiB" => 1 << 30,
-        unit => return Err(format!("unknown unit '{unit}': use M or G, as in 512M")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size such as 512M"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
-}
-
-/// How long to wait before a full terminal is written to again.
-const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 type AnyError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments = Arguments::parse();
+    let result = if arguments.service { serve() } else { run_by_hand(arguments) };
+    match result {
+        Ok(OffReason::Failed { message }) => {
+            log_line(format_args!("{message}"));
+            ExitCode::FAILURE
+        }
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             log_line(format_args!("{error}"));
             ExitCode::FAILURE
@@ -79,76 +85,91 @@ fn main() -> ExitCode {
     }
 }
 
-fn open(path: &PathBuf) -> Result<File, AnyError> {
+fn open(path: &Path) -> Result<File, AnyError> {
     File::open(path).map_err(|e| format!("cannot open {}: {e}", path.display()).into())
 }
 
-fn run(arguments: Arguments) -> Result<(), AnyError> {
+/// Opens all that a machine needs.
+fn template(
+    kernel: &Path,
+    initrd: Option<&Path>,
+    command_line: String,
+    memory: u64,
+    processors: u8,
+) -> Result<Template, AnyError> {
     let events = Events::new()?;
-    let template = Template {
+    Ok(Template {
         hypervisor: Hypervisor::open()?,
-        config: PartitionConfig { processors: arguments.processors },
-        memory: Arc::new(GuestMemory::new(arguments.memory)?),
-        source: BootSource {
-            kernel: open(&arguments.kernel)?,
-            initrd: arguments.initrd.as_ref().map(open).transpose()?,
-            command_line: arguments.cmdline,
-        },
+        config: PartitionConfig { processors },
+        memory: Arc::new(GuestMemory::new(memory)?),
+        source: BootSource { kernel: open(kernel)?, initrd: initrd.map(open).transpose()?, command_line },
         console: ConsoleLog::new(events.clone()),
         events,
         kicker: Kicker::install()?,
+    })
+}
+
+/// Runs the machine that the command line describes, with the console on the terminal.
+fn run_by_hand(arguments: Arguments) -> Result<OffReason, AnyError> {
+    let kernel = arguments.kernel.unwrap_or_default();
+    let initrd = arguments.initrd.as_deref();
+    let template = template(&kernel, initrd, arguments.cmdline, arguments.memory, arguments.processors)?;
+    let mut service = Service::new(template, Uuid::nil(), None)?;
+    let mut terminal = None;
+    if arguments.console == ConsoleKind::Stdio {
+        let (opened, client) = Terminal::open()?;
+        service.attach_terminal(client, std::io::stdin())?;
+        terminal = Some(opened);
+    }
+    if !arguments.no_sandbox {
+        sandbox::enter()?;
+    }
+    let reason = service.run();
+    drop(terminal);
+    Ok(reason)
+}
+
+/// Runs the machine that the management service describes on standard input. The first line on standard output says
+/// that the worker is ready, or why it cannot be.
+fn serve() -> Result<OffReason, AnyError> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    let spec: WorkerSpec = serde_json::from_str(&text).map_err(|e| format!("bad description: {e}"))?;
+    match prepare(&spec) {
+        Ok(service) => {
+            announce(service.status())?;
+            Ok(service.run())
+        }
+        Err(error) => {
+            let message = error.to_string();
+            let phase = WorkerPhase::Ended(OffReason::Failed { message: message.clone() });
+            announce(&WorkerStatus { id: spec.id, pid: std::process::id(), phase })?;
+            Ok(OffReason::Failed { message })
+        }
+    }
+}
+
+fn prepare(spec: &WorkerSpec) -> Result<Service, AnyError> {
+    let settings = &spec.settings;
+    settings.check()?;
+    let processors = u8::try_from(settings.processors)?;
+    let initrd = settings.initrd.as_deref();
+    let template =
+        template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
+    let paths = WorkerPaths::new(spec.directory.clone());
+    let bind = |path: PathBuf| {
+        UnixListener::bind(&path).map_err(|e| format!("cannot listen on {}: {e}", path.display()))
     };
-    match arguments.console {
-        ConsoleKind::Stdio => run_on_terminal(&template),
-    }
+    let listeners = Listeners { control: bind(paths.control())?, console: bind(paths.console())? };
+    let service = Service::new(template, spec.id, Some(listeners))?;
+    sandbox::enter()?;
+    Ok(service)
 }
 
-/// Runs the machine with the console on the terminal, over all its resets, until it switches itself off.
-fn run_on_terminal(template: &Template) -> Result<(), AnyError> {
-    let (_terminal, mut client) = Terminal::open()?;
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &template.events, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
-    let stdin = std::io::stdin();
-    // A regular file as standard input cannot be waited for; then there is no input.
-    let mut has_input =
-        epoll::add(&epoll, &stdin, epoll::EventData::new_u64(1), epoll::EventFlags::IN).is_ok();
-    let mut input = InputQueue::default();
-    let mut machine = template.power_on()?;
-    let mut progress = Progress::Idle;
-    loop {
-        let mut ready = Vec::with_capacity(4);
-        // A terminal that is full is tried again shortly.
-        let retry = (progress == Progress::Blocked).then_some(RETRY);
-        match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut ready), retry.as_ref()) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => drop(other?),
-        }
-        let typed = ready.iter().any(|event| event.data.u64() == 1);
-        if typed && has_input && client.pump_input(&mut input) == Progress::Closed {
-            epoll::delete(&epoll, &stdin)?;
-            has_input = false;
-        }
-        let events = template.events.take();
-        input.feed(|bytes| machine.pc().com1.receive(bytes));
-        progress = client.pump_output(&template.console);
-        for event in events {
-            match next(template, machine, event)? {
-                Some(after) => machine = after,
-                None => {
-                    client.pump_output(&template.console);
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
-
-/// What follows an event: the machine that runs from now on, or none.
-fn next(template: &Template, machine: Machine, event: Event) -> Result<Option<Machine>, AnyError> {
-    machine.stop();
-    match event {
-        Event::PowerOff => Ok(None),
-        Event::Reset => Ok(Some(template.power_on()?)),
-        Event::Failed(why) => Err(why.into()),
-    }
+fn announce(status: &WorkerStatus) -> Result<(), AnyError> {
+    let mut line = serde_json::to_string(status)?;
+    line.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(line.as_bytes())?;
+    Ok(stdout.flush()?)
 }

@@ -9,6 +9,9 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
 use crate::console::Client;
 
+/// Ctrl-], which leaves the console.
+pub const ESCAPE: u8 = 0x1D;
+
 /// The terminal in raw mode; put back as it was on drop.
 pub struct Terminal {
     before: Option<Termios>,

@@ -1,0 +1,86 @@
+//! The talk between `vmms` and a worker.
+//!
+//! The worker gets its [`WorkerSpec`] as JSON on standard input when it is started. Afterwards the two talk over the
+//! worker's control socket, one JSON value per line: the worker sends a [`WorkerStatus`] when a connection opens and at
+//! each change, the service sends [`WorkerRequest`]s. So a service that was restarted finds out all there is to know.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+use crate::{OffReason, VmSettings};
+
+/// What a worker is to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSpec {
+    /// The virtual machine.
+    pub id: Uuid,
+    /// Its settings.
+    pub settings: VmSettings,
+    /// The directory for the worker's sockets.
+    pub directory: PathBuf,
+}
+
+/// What the service asks of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "request")]
+pub enum WorkerRequest {
+    /// Press the power button.
+    PowerButton,
+    /// Switch off at once.
+    PowerOff,
+    /// Reset at once.
+    Reset,
+}
+
+/// What a worker is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum WorkerPhase {
+    /// Starting; `step` says what is done now.
+    Starting {
+        /// The step.
+        step: String,
+    },
+    /// The guest runs.
+    Running {
+        /// Resets since the start.
+        resets: u32,
+    },
+    /// The guest is off; the worker ends.
+    Ended(OffReason),
+}
+
+/// A worker's report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The virtual machine.
+    pub id: Uuid,
+    /// The worker's process id.
+    pub pid: u32,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub phase: WorkerPhase,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_the_wire() {
+        for phase in [
+            WorkerPhase::Starting { step: "loading the kernel".into() },
+            WorkerPhase::Running { resets: 2 },
+            WorkerPhase::Ended(OffReason::Failed { message: "no".into() }),
+        ] {
+            let status = WorkerStatus { id: Uuid::nil(), pid: 7, phase };
+            let line = serde_json::to_string(&status).unwrap();
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<WorkerStatus>(&line).unwrap(), status);
+        }
+        let request = serde_json::to_string(&WorkerRequest::PowerButton).unwrap();
+        assert_eq!(request, r#"{"request":"power_button"}"#);
+    }
+}

@@ -1,0 +1,132 @@
+//! Takes away from the worker's process what running a guest does not need.
+//!
+//! Applied once everything is open: the hypervisor, guest memory, kernel, initrd, sockets. From then on no file can be
+//! opened, no program started, no other process touched; a guest that took over the worker would hold its own memory
+//! and its own partition, which it had before.
+
+use std::collections::BTreeMap;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
+};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+
+/// Most open files: processors, console and control connections.
+const MAX_FILES: u64 = 1024;
+/// Longest log that the worker may write, in bytes.
+const MAX_FILE_SIZE: u64 = 64 << 20;
+
+/// What of the sandbox could not be put up.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A limit or a privilege.
+    #[error("cannot give up privileges: {0}")]
+    Privileges(#[from] rustix::io::Errno),
+    /// Landlock.
+    #[error("cannot close off the file system: {0}")]
+    Landlock(#[from] RulesetError),
+    /// Seccomp.
+    #[error("cannot restrict system calls: {0}")]
+    Seccomp(String),
+}
+
+/// System calls that a running worker makes.
+const SYSTEM_CALLS: &[libc::c_long] = &[
+    // The run loop and guest memory.
+    libc::SYS_ioctl,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads.
+    libc::SYS_futex,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_prctl,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    // Signals.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    // Files that are open, sockets, waiting.
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_lseek,
+    libc::SYS_fstat,
+    libc::SYS_statx,
+    libc::SYS_fcntl,
+    libc::SYS_dup,
+    libc::SYS_close,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_eventfd2,
+    // Time and chance.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_getrandom,
+];
+
+/// Puts the sandbox up, for this thread and all that it starts.
+pub fn enter() -> Result<(), SandboxError> {
+    set_limit(Resource::Nofile, MAX_FILES)?;
+    set_limit(Resource::Fsize, MAX_FILE_SIZE)?;
+    set_limit(Resource::Core, 0)?;
+    set_no_new_privs(true)?;
+    close_file_system()?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    restrict_system_calls()
+}
+
+fn set_limit(resource: Resource, value: u64) -> rustix::io::Result<()> {
+    setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
+}
+
+/// Forbids every access to files by path, and every TCP bind and connect where the kernel can.
+fn close_file_system() -> Result<(), RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5))?
+        .handle_access(AccessNet::from_all(ABI::V5))?
+        .create()?
+        .restrict_self()?;
+    Ok(())
+}
+
+/// Everything that is not in the list fails with "operation not permitted".
+fn restrict_system_calls() -> Result<(), SandboxError> {
+    let failed = |error: &dyn std::fmt::Display| SandboxError::Seccomp(error.to_string());
+    let rules: BTreeMap<i64, Vec<_>> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, TargetArch::x86_64)
+        .map_err(|e| failed(&e))?;
+    let program: seccompiler::BpfProgram =
+        filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
+    seccompiler::apply_filter(&program).map_err(|e| failed(&e))
+}
