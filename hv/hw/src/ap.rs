@@ -1,12 +1,14 @@
-//! Starting the other processors (Intel SDM 3A, 9.4; AMD APM 2, 15.27 does not apply).
+//! Starting the other processors (Intel SDM 3A, 9.4.4; AMD APM 2, 16.9).
 //!
 //! A processor that gets INIT and SIPI begins in real mode at a page below 1 MiB. The code there (the *trampoline*) is
 //! copied from this file; it takes the processor to 64-bit mode on the hypervisor's page tables and stack and calls a
 //! function of Rust. The processors start one after the other, so one trampoline is enough.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use crate::heap::BootHeap;
 use crate::physical::{self, PAGE_SIZE};
 use crate::timer::{Clock, tsc};
 use crate::apic;
@@ -49,16 +51,22 @@ global_asm!(
     "ljmpl *(parterre_trampoline_parameters - parterre_trampoline + 16)(%ebx)",
     ".code64",
     "parterre_trampoline_64:",
-    "movq (parterre_trampoline_parameters - parterre_trampoline + 32)(%rbx), %rsp",
-    "movq (parterre_trampoline_parameters - parterre_trampoline + 48)(%rbx), %rdi",
+    "movq (parterre_trampoline_parameters - parterre_trampoline + 32)(%rbx), %rax",
+    "xorl %ecx, %ecx",
+    "xchgq (%rax), %rcx", // a stack is taken once
+    "testq %rcx, %rcx",
+    "jz 2f",
+    "movq %rcx, %rsp",
+    "movq 8(%rax), %rdi",
     "xorl %ebp, %ebp",
     "callq *(parterre_trampoline_parameters - parterre_trampoline + 40)(%rbx)",
-    "ud2",
+    "2: hlt",
+    "jmp 2b",
     ".balign 8",
     "parterre_trampoline_gdt:",
     ".quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00af9b000000ffff",
     "parterre_trampoline_parameters:",
-    ".skip 56",
+    ".skip 48",
     "parterre_trampoline_end:",
     options(att_syntax)
 );
@@ -85,35 +93,43 @@ struct Parameters {
     far_32: [u32; 2],
     far_64: [u32; 2],
     cr3: u64,
-    stack: u64,
+    /// Address of [`Next`].
+    next: u64,
     entry: u64,
-    argument: u64,
 }
 
-const _: () = assert!(size_of::<Parameters>() == 56 && core::mem::offset_of!(Parameters, entry) == 40);
+const _: () = assert!(size_of::<Parameters>() == 48 && core::mem::offset_of!(Parameters, entry) == 40);
 
-/// The copied code.
+/// What the next processor to start takes with it.
 #[derive(Debug)]
-pub struct Trampoline {
-    page: u64,
-    parameters: Parameters,
+#[repr(C)]
+struct Next {
+    stack: AtomicU64,
+    argument: AtomicU64,
 }
 
-impl Trampoline {
-    /// Copies the code to `page`, for processors to enter with the page tables at `cr3`.
+/// The copied code, which takes processors to a function with an argument of type `T`.
+#[derive(Debug)]
+pub struct Trampoline<T: 'static> {
+    page: u64,
+    next: &'static Next,
+    argument: PhantomData<&'static T>,
+}
+
+impl<T: Sync> Trampoline<T> {
+    /// Copies the code to `page`, for processors to come from there to `entry` with the page tables at `cr3`.
     ///
     /// # Safety
-    /// `page` is the address of a page below 1 MiB that is the hypervisor's alone, mapped writable now and executable when
-    /// a processor starts. The tables at `cr3` map the hypervisor.
-    pub unsafe fn new(page: u64, cr3: u64) -> Self {
+    /// `page` is the address of a page below 1 MiB that is the hypervisor's alone, and mapped writable. The tables at `cr3`
+    /// map the hypervisor, and this page executable.
+    pub unsafe fn new(page: u64, cr3: u64, entry: extern "sysv64" fn(&'static T) -> !, heap: &mut BootHeap) -> Self {
         assert!(cr3 < 1 << 32, "the image lies above 4 GiB, where starting processors cannot find its page tables");
         let start = &raw const parterre_trampoline;
-        let length = (&raw const parterre_trampoline_end).addr() - start.addr();
-        assert!(length <= PAGE_SIZE);
-        // SAFETY: the caller's promise, and the length has been checked.
-        unsafe { physical::pointer(page).copy_from_nonoverlapping(start, length) };
-        let target = |label: *const u8| page as u32 + (label.addr() - start.addr()) as u32;
+        let offset = |label: *const u8| label.addr() - start.addr();
+        assert!(offset(&raw const parterre_trampoline_end) <= PAGE_SIZE);
+        let target = |label: *const u8| page as u32 + offset(label) as u32;
         let gdt = target(&raw const parterre_trampoline_gdt);
+        let next = heap.place(Next { stack: AtomicU64::new(0), argument: AtomicU64::new(0) });
         let parameters = Parameters {
             gdt_limit: 4 * 8 - 1,
             gdt_base: [gdt as u16, (gdt >> 16) as u16],
@@ -121,34 +137,30 @@ impl Trampoline {
             far_32: [target(&raw const parterre_trampoline_32), CODE_32],
             far_64: [target(&raw const parterre_trampoline_64), CODE_64],
             cr3,
-            stack: 0,
-            entry: 0,
-            argument: 0,
+            next: physical::address(next),
+            entry: entry as usize as u64,
         };
-        Self { page, parameters }
+        // SAFETY: the page is the caller's to give, and the code with its parameters fits it.
+        unsafe {
+            physical::pointer(page).copy_from_nonoverlapping(start, offset(&raw const parterre_trampoline_end));
+            let place = page + offset(&raw const parterre_trampoline_parameters) as u64;
+            physical::pointer(place).cast::<Parameters>().write_unaligned(parameters);
+        }
+        Self { page, next, argument: PhantomData }
     }
 
-    /// Starts processor `apic_id`, which calls `entry(argument)` on the stack that ends at `stack`, and waits until it has
-    /// set `arrived`. `false` if it does not within a second.
-    pub fn start<T>(
+    /// Starts processor `apic_id` with `argument`, on the stack that ends at `stack`, and waits until it has set `arrived`.
+    /// `false` if it does not within a second. One that comes later may take the stack and the argument of the next.
+    pub fn start(
         &mut self,
         apic_id: u32,
         stack: u64,
-        entry: extern "sysv64" fn(&'static T) -> !,
         argument: &'static T,
         arrived: &AtomicBool,
         clock: &Clock,
     ) -> bool {
-        let parameters = Parameters {
-            stack,
-            entry: entry as usize as u64,
-            argument: physical::address(argument),
-            ..self.parameters
-        };
-        let offset = (&raw const parterre_trampoline_parameters).addr() - (&raw const parterre_trampoline).addr();
-        // SAFETY: `new` was promised the page; the parameters lie in it. The processor that started before this one has
-        // arrived, or never will.
-        unsafe { physical::pointer(self.page + offset as u64).cast::<Parameters>().write_unaligned(parameters) };
+        self.next.stack.store(stack, SeqCst);
+        self.next.argument.store(physical::address(argument), SeqCst);
         for patience in [clock.tsc_frequency / 20, clock.tsc_frequency] {
             apic::send_startup(apic_id, (self.page >> 12) as u8);
             if wait_until(patience, || arrived.load(SeqCst)) {

@@ -18,6 +18,7 @@ use crate::symbols::Symbols;
 use crate::{apic, physical};
 
 static HAPPENED: AtomicBool = AtomicBool::new(false);
+static OTHERS_RUN: AtomicBool = AtomicBool::new(false);
 static KNOWLEDGE: Once<Knowledge> = Once::new();
 
 /// How many callers a backtrace shows.
@@ -34,9 +35,14 @@ pub struct Knowledge {
     pub symbols: Symbols<'static>,
 }
 
-/// From now on panics show backtraces, and NMIs reach the other processors. All stacks lie in `knowledge.region`.
+/// From now on panics show backtraces. All stacks lie in `knowledge.region`.
 pub fn prepare(knowledge: Knowledge) {
     KNOWLEDGE.call_once(|| knowledge);
+}
+
+/// From now on a panic stops the other processors, which have handlers for NMIs.
+pub fn stop_others_from_now_on() {
+    OTHERS_RUN.store(true, SeqCst);
 }
 
 /// Whether the hypervisor has ended; then a processor that gets an NMI stops.
@@ -76,7 +82,7 @@ fn end(words: impl FnOnce(&mut LastWords) -> fmt::Result) -> ! {
     if HAPPENED.swap(true, SeqCst) {
         registers::halt();
     }
-    if KNOWLEDGE.is_completed() {
+    if OTHERS_RUN.load(SeqCst) {
         apic::send_nmi_to_others();
     }
     let mut out = LastWords;

@@ -30,6 +30,16 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     [result.eax, result.ebx, result.ecx, result.edx]
 }
 
+/// Whether page tables of the processor itself may have entries of 1 GiB (AMD APM 3, Fn8000_0001_EDX).
+pub fn has_gigabyte_pages() -> bool {
+    cpuid(0x8000_0001, 0)[3] >> 26 & 1 != 0
+}
+
+/// How many bits physical addresses have (AMD APM 3, Fn8000_0008_EAX).
+pub fn physical_address_bits() -> u32 {
+    cpuid(0x8000_0008, 0)[0] & 0xff
+}
+
 macro_rules! control_register {
     ($name:ident, $register:literal) => {
         #[doc = concat!("Reads ", $register, ".")]
