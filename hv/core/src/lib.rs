@@ -14,6 +14,7 @@ extern crate std;
 pub mod apic;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod instruction;
 pub mod machine;
 pub mod memory;
 pub mod time;

@@ -2,6 +2,7 @@
 //! reset. Register accesses are in [`access`].
 
 mod access;
+mod page;
 
 use super::incoming::split;
 use super::ipi::Address;

@@ -215,3 +215,29 @@ fn register_names() {
     let context = Context { incoming: &f.incoming, tsc: 0, tsc_offset: 0, cr8: 0 };
     assert_eq!(f.apic.set(Register::InterruptCommand, 0x40, &context), Err(Fault));
 }
+
+#[test]
+fn instructions_on_the_page() {
+    use crate::instruction::{MemoryAccess, Mode};
+    let mut f = Fixture::xapic(3);
+    let mut gprs = [0; 16];
+    let mut run = |f: &mut Fixture, bytes: &[u8], offset| {
+        let access = MemoryAccess::decode(bytes, Mode::Bits64).unwrap();
+        let context = Context { incoming: &f.incoming, tsc: 0, tsc_offset: 0, cr8: 0 };
+        let effect = f.apic.access_page(offset, &access, &mut gprs, &mut 2, &context);
+        (effect, gprs[0])
+    };
+    // mov eax, [rdi]; mov rax, [rdi]; movzx eax, byte [rdi]
+    assert_eq!(run(&mut f, &[0x8B, 0x07], 0x20).1, 3 << 24);
+    assert_eq!(run(&mut f, &[0x48, 0x8B, 0x07], 0x20).1, 3 << 24);
+    assert_eq!(run(&mut f, &[0x0F, 0xB6, 0x07], 0x23).1, 3);
+    assert_eq!(run(&mut f, &[0x8B, 0x07], 0x22).1, 0, "across the end");
+    // or dword [rdi], 0x200; mov byte [rdi], 0
+    let _ = run(&mut f, &[0x81, 0x0F, 0, 2, 0, 0], 0xF0);
+    assert_eq!(f.page_read(0xF0), 0x3FF);
+    assert_eq!(run(&mut f, &[0xC6, 0x07, 0], 0xF0).0, Effect::None);
+    assert_eq!(f.page_read(0xF0), 0x3FF, "less than a register");
+    // mov dword [rdi], 0
+    let ended = Effect::EndOfInterrupt { vector: None, level: false };
+    assert_eq!(run(&mut f, &[0xC7, 0x07, 0, 0, 0, 0], 0xB0).0, ended);
+}
