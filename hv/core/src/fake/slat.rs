@@ -47,21 +47,14 @@ impl Leaf {
 #[derive(Debug)]
 enum Entry {
     Empty,
-    /// No memory now; the page keeps its state.
-    NoAccess(PageState),
+    NoAccess,
     Leaf(Leaf),
 }
 
 impl Entry {
-    fn release(self, released: &mut dyn FnMut(Released)) -> PageState {
-        match self {
-            Self::Empty => PageState::default(),
-            Self::NoAccess(state) => state,
-            Self::Leaf(leaf) => {
-                let state = leaf.state;
-                leaf.release(released);
-                state
-            }
+    fn release(self, released: &mut dyn FnMut(Released)) {
+        if let Self::Leaf(leaf) = self {
+            leaf.release(released);
         }
     }
 }
@@ -91,7 +84,7 @@ impl Regions {
         if let Some(frame) = frame {
             let entries: Vec<Entry> = match self.0.remove(&index) {
                 Some(Region::Large(leaf)) => small_leaves(leaf).map(Entry::Leaf).collect(),
-                Some(Region::NoAccess) => (0..PAGES).map(|_| Entry::NoAccess(PageState::default())).collect(),
+                Some(Region::NoAccess) => (0..PAGES).map(|_| Entry::NoAccess).collect(),
                 _ => (0..PAGES).map(|_| Entry::Empty).collect(),
             };
             let entries = entries.try_into().expect("a table has 512 entries");
@@ -112,7 +105,7 @@ impl Regions {
                 tables.unreserve();
             }
             Some(Region::Table(frame, entries)) => {
-                entries.into_iter().for_each(|entry| _ = entry.release(released));
+                entries.into_iter().for_each(|entry| entry.release(released));
                 tables.give(frame);
             }
         }
@@ -136,8 +129,7 @@ impl Regions {
     fn collapse(&mut self, index: u64, tables: &mut dyn TableSource) {
         let Some(Region::Table(_, entries)) = self.0.get(&index) else { return };
         let empty = entries.iter().all(|entry| matches!(entry, Entry::Empty));
-        let untouched = PageState::default();
-        let no_access = entries.iter().all(|entry| matches!(entry, Entry::NoAccess(s) if *s == untouched));
+        let no_access = entries.iter().all(|entry| matches!(entry, Entry::NoAccess));
         if empty || no_access {
             self.replace(index, no_access, tables, &mut |_| ());
         }
@@ -155,14 +147,8 @@ impl Regions {
         match self.0.get(&index) {
             None if !no_access => return Ok(()),
             Some(Region::NoAccess) if no_access => return Ok(()),
-            // Nothing would be lost that a page has to keep.
-            None | Some(Region::NoAccess) if pages.len() == PAGES as usize => {
-                self.replace(index, no_access, tables, released);
-                return Ok(());
-            }
-            Some(Region::Large(leaf))
-                if pages.len() == PAGES as usize && (!no_access || leaf.state == PageState::default()) =>
-            {
+            Some(Region::Table(..)) => (),
+            _ if pages.len() == PAGES as usize => {
                 self.replace(index, no_access, tables, released);
                 return Ok(());
             }
@@ -170,10 +156,8 @@ impl Regions {
         }
         let entries = self.split(index, tables)?;
         for entry in &mut entries[pages] {
-            let state = core::mem::replace(entry, Entry::Empty).release(released);
-            if no_access {
-                *entry = Entry::NoAccess(state);
-            }
+            let new = if no_access { Entry::NoAccess } else { Entry::Empty };
+            core::mem::replace(entry, new).release(released);
         }
         self.collapse(index, tables);
         Ok(())
@@ -184,8 +168,7 @@ impl Regions {
             Region::Large(leaf) => Some(&mut leaf.state),
             Region::Table(_, entries) => match &mut entries[(page % PAGES) as usize] {
                 Entry::Leaf(leaf) => Some(&mut leaf.state),
-                Entry::NoAccess(state) => Some(state),
-                Entry::Empty => None,
+                Entry::NoAccess | Entry::Empty => None,
             },
             Region::NoAccess => None,
         }
@@ -200,7 +183,7 @@ impl Regions {
             }
             Some(Region::Table(_, entries)) => match &entries[(page % PAGES) as usize] {
                 Entry::Empty => Mapping::Empty,
-                Entry::NoAccess(_) => Mapping::NoAccess,
+                Entry::NoAccess => Mapping::NoAccess,
                 Entry::Leaf(leaf) => {
                     Mapping::Memory { frame: leaf.frame(), access: leaf.access, large: false }
                 }

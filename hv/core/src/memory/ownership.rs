@@ -256,6 +256,12 @@ impl OwnershipTable {
         self.replace(page, Word::new(State::Reserve), used).then(|| Frame::mint(page))
     }
 
+    /// Makes a page that was the hypervisor's since boot a frame in use, so that a pool can have it.
+    pub(super) fn adopt(&self, frame: &Frame) -> bool {
+        let used = Word::owned(State::Used, Owner::HYPERVISOR.0, 0);
+        self.replace(frame.number(), Word::new(State::Hypervisor), used)
+    }
+
     /// Gives a frame in use, shown nowhere, back to the parent.
     pub(super) fn release(&self, frame: Frame, owner: Owner) -> Result<u64, Frame> {
         let used = Word::owned(State::Used, owner.0, 0);

@@ -259,7 +259,9 @@ impl<M: Machine> TableSource for ReserveTables<'_, M> {
         Some(frame)
     }
 
+    /// Tables that were made at boot, out of other memory, stay in the reserve from now on.
     fn give(&mut self, frame: Frame) {
+        self.pool.used += u64::from(self.table.adopt(&frame));
         let given = self.pool.give(self.table, frame);
         debug_assert!(given.is_ok(), "{given:?} came back while in use");
     }

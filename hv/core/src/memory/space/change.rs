@@ -4,7 +4,9 @@ use core::ops::Range;
 
 use super::overlay::Under;
 use super::{AddressSpace, PageSize, Progress, SpaceError};
-use crate::machine::{Access, Machine, OutOfTables, PageState, PageStateChange, Released, Run, Slat};
+use crate::machine::{
+    Access, Machine, Mapping, OutOfTables, PageState, PageStateChange, Released, Run, Slat,
+};
 use crate::memory::ownership::LendError;
 use crate::memory::pool::Tables;
 use crate::memory::{Frame, Lent};
@@ -139,18 +141,41 @@ impl<M: Machine> AddressSpace<M> {
             return Ok(());
         }
         // The content of a GPA page is not new because the parent moved it to another frame.
-        let state = if self.tracking {
-            self.slat.page_state(page, PageStateChange::default())
-        } else {
-            PageState::default()
-        };
+        let state = self.state_to_keep(page);
         self.set(tables, page, Run::Lent(lent, access))?;
+        self.kept.remove(page);
         self.mark_state(page, state);
         Ok(())
     }
 
+    /// The state of a page whose memory is about to change, if that matters.
+    pub(super) fn state_to_keep(&mut self, page: u64) -> PageState {
+        match self.slat.get(page) {
+            _ if !self.tracking => PageState::default(),
+            Mapping::NoAccess if self.kept.contains(page) => PageState { accessed: true, dirty: true },
+            Mapping::Memory { .. } => self.slat.page_state(page, PageStateChange::default()),
+            _ => PageState::default(),
+        }
+    }
+
+    /// Remembers, or forgets, which pages without memory are dirty.
+    fn keep_states(&mut self, tables: &mut Tables<'_, M>, range: Range<u64>, vacancy: Vacancy) {
+        match vacancy {
+            Vacancy::Empty if self.kept.is_empty() => (),
+            Vacancy::Empty => range.for_each(|page| _ = self.kept.remove(page)),
+            Vacancy::NoAccess if !self.tracking => (),
+            Vacancy::NoAccess => {
+                for page in range {
+                    if self.state_to_keep(page).dirty {
+                        self.kept.insert(tables, page);
+                    }
+                }
+            }
+        }
+    }
+
     /// Makes a freshly mapped page accessed and dirty again, if it was.
-    pub(super) fn mark_state(&mut self, page: u64, state: PageState) {
+    fn mark_state(&mut self, page: u64, state: PageState) {
         if state != PageState::default() {
             let change = PageStateChange {
                 accessed: state.accessed.then_some(true),
@@ -198,6 +223,7 @@ impl<M: Machine> AddressSpace<M> {
         while cursor < range.end {
             let stop = self.overlays.next_shown(cursor, range.end).unwrap_or(range.end);
             if stop > cursor {
+                self.keep_states(tables, cursor..stop, vacancy);
                 self.set_pages(tables, cursor, stop - cursor, vacancy.run())?;
             }
             let old = self.overlays.shown_at(stop).filter(|_| stop < range.end);
@@ -244,15 +270,20 @@ impl<M: Machine> AddressSpace<M> {
 
     /// Makes the leaf of `page` what lay under an overlay. The leaf exists, so no table is needed; should there be none
     /// nevertheless, nothing is mapped, and a loan ends.
-    pub(super) fn restore(&mut self, tables: &mut Tables<'_, M>, page: u64, under: Under) {
+    pub(super) fn restore(&mut self, tables: &mut Tables<'_, M>, page: u64, under: Under, state: PageState) {
         let run = match under {
             Under::Empty => Run::Empty,
             Under::NoAccess => Run::NoAccess,
             Under::Lent(lent, access) => Run::Lent(lent, access),
         };
+        let memory = matches!(run, Run::Lent(..));
         if self.set(tables, page, run).is_err() {
             let gone = self.set(tables, page, Run::Empty);
             debug_assert!(gone.is_ok(), "taking an overlay off needed a table");
+        } else if memory {
+            self.mark_state(page, state);
+        } else if state.dirty && self.tracking {
+            self.kept.insert(tables, page);
         }
         self.bump();
     }

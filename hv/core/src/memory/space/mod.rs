@@ -6,6 +6,7 @@
 //! nevertheless, because a deposit flushes too ([`Claim`](super::Claim)).
 
 mod change;
+mod kept;
 mod list;
 mod overlay;
 
@@ -17,6 +18,7 @@ use super::pool::Tables;
 use crate::machine::{
     GpaFault, Machine, Mapping, OutOfTables, PageState, PageStateChange, Released, Slat, TableSource,
 };
+use kept::KeptDirty;
 use list::OverlayList;
 
 /// The unit in which a hypercall counts pages.
@@ -76,6 +78,7 @@ pub struct AddressSpace<M: Machine> {
     limit: u64,
     tracking: bool,
     overlays: OverlayList<M>,
+    kept: KeptDirty<M>,
     /// Goes up whenever the partition lost access to something, or the states of pages were cleared.
     pub generation: AtomicU64,
 }
@@ -90,6 +93,7 @@ impl<M: Machine> AddressSpace<M> {
             limit,
             tracking: false,
             overlays: OverlayList::new(),
+            kept: KeptDirty::new(),
             generation: AtomicU64::new(0),
         })
     }
@@ -142,13 +146,16 @@ impl<M: Machine> AddressSpace<M> {
         if tracking {
             self.slat.split_all(tables)?;
             self.bump();
+        } else {
+            self.kept.clear(tables);
         }
         self.tracking = tracking;
         Ok(())
     }
 
     /// Tells the states of `count` GPA pages from `page` on, one by one, and changes each as `change` says. Pages without
-    /// memory have no state; an overlaid page has that of what lies under the overlay. A large entry answers for
+    /// memory have no state, but what was dirty before its memory was taken away stays so; an overlaid page has the state
+    /// of what lies under the overlay. A large entry answers for
     /// all of its pages, and changes only when all of them are asked for at once.
     pub fn page_states(
         &mut self,
@@ -182,8 +189,14 @@ impl<M: Machine> AddressSpace<M> {
                 let change = if whole && page == last { change } else { PageStateChange::default() };
                 self.slat.page_state(page, change)
             }
-            Mapping::Empty => PageState::default(),
-            _ => self.slat.page_state(page, change),
+            Mapping::Memory { .. } => self.slat.page_state(page, change),
+            Mapping::NoAccess if self.kept.contains(page) => {
+                if change.dirty == Some(false) {
+                    self.kept.remove(page);
+                }
+                PageState { accessed: true, dirty: true }
+            }
+            _ => PageState::default(),
         }
     }
 
@@ -201,6 +214,7 @@ impl<M: Machine> AddressSpace<M> {
             table.unshare(overlay.frame());
             overlay.into_under().into_iter().for_each(|lent| table.unlend(lent));
         }
+        self.kept.clear(tables);
         self.bump();
     }
 

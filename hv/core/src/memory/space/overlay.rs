@@ -163,8 +163,7 @@ impl<M: Machine> AddressSpace<M> {
             self.bump();
             return;
         }
-        self.restore(tables, page, under);
-        self.mark_state(page, state);
+        self.restore(tables, page, under, state);
     }
 
     /// Makes the newest overlay at `page` seen.
@@ -174,11 +173,9 @@ impl<M: Machine> AddressSpace<M> {
         };
         let (frame, access) = (overlay.frame, overlay.access);
         let before = self.slat.get(page);
-        let state = match before {
-            Mapping::Empty => PageState::default(),
-            _ => self.slat.page_state(page, PageStateChange::default()),
-        };
+        let state = self.state_to_keep(page);
         let lent = self.lay(tables, page, frame, access)?;
+        self.kept.remove(page);
         let covered = self.overlays.shown_at(page).and_then(|lower| lower.under.take());
         if covered.is_some() {
             self.bump();

@@ -1,8 +1,10 @@
 //! Tests of memory on the fake machine: each rule by itself, and random sequences against a model.
 
 mod deposits;
+mod model;
 mod overlays;
 mod pools;
+mod random;
 mod spaces;
 mod table;
 
