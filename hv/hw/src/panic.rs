@@ -21,14 +21,19 @@ static HAPPENED: AtomicBool = AtomicBool::new(false);
 static OTHERS_RUN: AtomicBool = AtomicBool::new(false);
 static KNOWLEDGE: Once<Knowledge> = Once::new();
 
-/// How many callers a backtrace shows.
-const DEPTH: usize = 48;
+/// How many callers a backtrace shows at most, and how many words of the stack it looks at.
+const DEPTH: usize = 40;
+const STACK_WORDS: u64 = 4096;
+/// The last word of every stack ([`crate::start`] puts it there): a backtrace ends at it.
+pub const STACK_END: u64 = 0x5041_5254_4552_5245;
 
 /// What a backtrace needs to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Knowledge {
-    /// The image: return addresses lie here.
+    /// The image.
     pub image: PhysicalRange,
+    /// The part of the image that holds code.
+    pub code: PhysicalRange,
     /// The region: stacks lie here.
     pub region: PhysicalRange,
     /// Names of functions.
@@ -52,16 +57,16 @@ pub fn happened() -> bool {
 
 /// The end by a panic, for the program's `#[panic_handler]`.
 pub fn report(info: &PanicInfo<'_>) -> ! {
-    let frame_pointer: u64;
+    let stack: u64;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
     end(|out| {
         writeln!(out, "panic: {}", info.message())?;
         if let Some(location) = info.location() {
             writeln!(out, "  at {}:{}", location.file(), location.line())?;
         }
         write_control_registers(out)?;
-        write_backtrace(out, None, frame_pointer)
+        write_backtrace(out, None, stack)
     })
 }
 
@@ -73,7 +78,7 @@ pub fn exception(frame: &Frame, shared: &Shared) -> ! {
         writeln!(out, "  on the processor with local APIC id {:#x}", shared.apic_id)?;
         write_general_registers(out, frame)?;
         write_control_registers(out)?;
-        write_backtrace(out, Some(frame.rip), frame.rbp)
+        write_backtrace(out, Some(frame.rip), frame.rsp)
     })
 }
 
@@ -131,32 +136,48 @@ fn write_registers(out: &mut LastWords, registers: &[(&str, u64)]) -> fmt::Resul
     })
 }
 
-fn write_backtrace(out: &mut LastWords, rip: Option<u64>, mut frame_pointer: u64) -> fmt::Result {
+/// Shows the calls that are on the stack. The target's frame pointers do not lead from frame to frame, and unwind tables
+/// would be a tenth of the image; so every word of the stack counts that points behind a call instruction. A few of them
+/// may be left from calls that have returned.
+fn write_backtrace(out: &mut LastWords, rip: Option<u64>, stack: u64) -> fmt::Result {
     let Some(knowledge) = KNOWLEDGE.get() else { return Ok(()) };
-    writeln!(out, "  backtrace (offsets in the image):")?;
+    writeln!(out, "  calls on the stack, innermost first (offset in the image, function):")?;
     if let Some(rip) = rip {
         write_place(out, knowledge, rip)?;
     }
-    for _ in 0..DEPTH {
-        let Some((return_address, next)) = caller(knowledge, frame_pointer) else { break };
-        // A return address is behind the call, which may be the last instruction of its function.
-        write_place(out, knowledge, return_address - 1)?;
-        frame_pointer = next;
+    let words = (0..STACK_WORDS).map(|index| (stack & !7) + index * 8);
+    let words = words.map_while(|address| stack_word(knowledge, address));
+    for return_address in words.filter(|word| is_behind_call(knowledge, *word)).take(DEPTH) {
+        write_place(out, knowledge, return_address)?;
     }
     Ok(())
 }
 
-/// The return address and the frame pointer that are stored at `frame_pointer`, if they make sense.
-fn caller(knowledge: &Knowledge, frame_pointer: u64) -> Option<(u64, u64)> {
-    let end = frame_pointer.checked_add(16)?;
-    if frame_pointer % 8 != 0 || !knowledge.region.contains(frame_pointer) || !knowledge.region.contains(end) {
+/// A word of a stack, up to the stack's end.
+fn stack_word(knowledge: &Knowledge, address: u64) -> Option<u64> {
+    if !knowledge.region.contains(address) {
         return None;
     }
-    let words = physical::pointer(frame_pointer).cast::<u64>();
-    // SAFETY: the address is aligned and lies in the region, which is mapped but for guard pages. A frame pointer into one
-    // of those would fault again; then `exception` finds that the end has begun, and stops.
-    let (next, return_address) = unsafe { (words.read_volatile(), words.add(1).read_volatile()) };
-    (knowledge.image.contains(return_address) && next > frame_pointer).then_some((return_address, next))
+    // SAFETY: the address is aligned and lies in the region, which is mapped but for the guard pages below stacks. A stack
+    // pointer into one of those would fault again; then `exception` finds that the end has begun, and stops.
+    let word = unsafe { physical::pointer(address).cast::<u64>().read_volatile() };
+    (word != STACK_END).then_some(word)
+}
+
+/// Whether `address` lies in the image right behind a call instruction (AMD APM 3, CALL near).
+fn is_behind_call(knowledge: &Knowledge, address: u64) -> bool {
+    if !knowledge.code.contains(address) || !knowledge.code.contains(address - 7) {
+        return false;
+    }
+    let mut before = [0; 7];
+    // SAFETY: code is mapped readable and never changes.
+    unsafe { physical::read(address - 7, &mut before) };
+    ends_with_call(before)
+}
+
+fn ends_with_call(before: [u8; 7]) -> bool {
+    let is_indirect = |at: usize| before[at] == 0xff && before[at + 1] >> 3 & 7 == 2;
+    before[2] == 0xe8 || [0, 1, 4, 5].into_iter().any(is_indirect)
 }
 
 fn write_place(out: &mut LastWords, knowledge: &Knowledge, address: u64) -> fmt::Result {
@@ -186,5 +207,21 @@ fn exception_name(vector: u64) -> &'static str {
         17 => "alignment check",
         18 => "machine check",
         _ => "see the manual",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_instructions_are_recognized() {
+        assert!(ends_with_call([0x90, 0x90, 0xe8, 1, 2, 3, 4]), "call relative");
+        assert!(ends_with_call([0x90, 0x90, 0x90, 0x90, 0x90, 0xff, 0xd0]), "call rax");
+        assert!(ends_with_call([0x90, 0x90, 0x90, 0x90, 0x41, 0xff, 0xd7]), "call r15");
+        assert!(ends_with_call([0x90, 0x90, 0x90, 0x90, 0xff, 0x50, 0x18]), "call [rax + 0x18]");
+        assert!(ends_with_call([0x90, 0xff, 0x15, 1, 2, 3, 4]), "call [rip + ...]");
+        assert!(!ends_with_call([0x90; 7]));
+        assert!(!ends_with_call([0x90, 0x90, 0xe9, 1, 2, 3, 4]), "a jump");
     }
 }

@@ -13,7 +13,7 @@ use crate::cpu::tables::{self, INTERRUPT_STACKS, Idt, Tables};
 use crate::heap::BootHeap;
 use crate::launch::{LaunchInfo, PhysicalRange, ResetRegister};
 use crate::paging::host::{HostTables, Rights};
-use crate::panic::Knowledge;
+use crate::panic::{Knowledge, STACK_END};
 use crate::physical::{self, PAGE_SIZE};
 use crate::processor::{Shared, VENDOR_PAGES};
 use crate::symbols::Symbols;
@@ -157,12 +157,15 @@ fn make_unit(heap: &mut BootHeap, host: &mut HostTables, apic_id: u32, idt: &'st
     }
 }
 
-/// Makes a stack with a hole below it; gives its end.
+/// Makes a stack with a hole below it and [`STACK_END`] at its top; gives the address behind its usable part.
 fn make_stack(heap: &mut BootHeap, host: &mut HostTables, pages: usize) -> u64 {
     let guard = heap.pages(1);
     let stack = heap.pages(pages);
     host.map(heap, PhysicalRange::new(guard, PAGE_SIZE as u64), Rights::None);
-    stack + (pages * PAGE_SIZE) as u64
+    let top = stack + (pages * PAGE_SIZE) as u64 - 16;
+    // SAFETY: the pages are new.
+    unsafe { physical::pointer(top + 8).cast::<u64>().write(STACK_END) };
+    top
 }
 
 extern "sysv64" fn on_own_stack(takeover: &'static mut Option<Takeover>) -> ! {
@@ -171,7 +174,8 @@ extern "sysv64" fn on_own_stack(takeover: &'static mut Option<Takeover>) -> ! {
     // SAFETY: `map_all` has mapped all that hypervisor code uses.
     unsafe { registers::set_cr3(root) };
     let symbols = Symbols::new(info.symbols);
-    panic::prepare(Knowledge { image: info.image.range, region: info.region, symbols });
+    let code = info.image.sections.iter().find(|section| section.execute).map(|section| section.range).unwrap_or_default();
+    panic::prepare(Knowledge { image: info.image.range, code, region: info.region, symbols });
     settle(&units[0]);
     units[0].arrived.store(true, SeqCst);
     let clock = calibrate::clock();
