@@ -1,0 +1,65 @@
+//! A worker without a hypervisor, for the tests of the service: it talks as `vmwp --service` does. The command line of
+//! its virtual machine says how it behaves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
+use parterre_api::{OffReason, WorkerPaths};
+
+fn line(spec: &WorkerSpec, phase: WorkerPhase) -> String {
+    let status = WorkerStatus { id: spec.id, pid: std::process::id(), phase };
+    serde_json::to_string(&status).unwrap() + "\n"
+}
+
+fn main() {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).unwrap();
+    let spec: WorkerSpec = serde_json::from_str(&text).unwrap();
+    let behaviour = spec.settings.command_line.clone();
+    let starting = WorkerPhase::Starting { step: "preparing".into() };
+    match behaviour.as_str() {
+        "die" => std::process::exit(3),
+        "nonsense" => println!("hello"),
+        "fail" => {
+            let message = "no hypervisor here".into();
+            print!("{}", line(&spec, WorkerPhase::Ended(OffReason::Failed { message })));
+            return;
+        }
+        _ => {}
+    }
+    let paths = WorkerPaths::new(spec.directory.clone());
+    let control = UnixListener::bind(paths.control()).unwrap();
+    let _console = UnixListener::bind(paths.console()).unwrap();
+    print!("{}", line(&spec, starting));
+    std::io::stdout().flush().unwrap();
+    serve(&spec, &control, &behaviour);
+}
+
+/// Serves one connection after the other; a service may come back.
+fn serve(spec: &WorkerSpec, control: &UnixListener, behaviour: &str) {
+    let running = line(spec, WorkerPhase::Running { resets: 0 });
+    for stream in control.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.write_all(running.as_bytes());
+        match behaviour {
+            "crash" => std::process::abort(),
+            "off" => {
+                std::thread::sleep(Duration::from_millis(100));
+                let _ = stream.write_all(line(spec, WorkerPhase::Ended(OffReason::PoweredOff)).as_bytes());
+                return;
+            }
+            _ => {}
+        }
+        for request in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
+            let reason = match serde_json::from_str::<WorkerRequest>(&request).unwrap() {
+                WorkerRequest::PowerButton if behaviour != "deaf" => OffReason::PoweredOff,
+                WorkerRequest::PowerOff if behaviour != "stuck" => OffReason::Stopped,
+                _ => continue,
+            };
+            let _ = stream.write_all(line(spec, WorkerPhase::Ended(reason)).as_bytes());
+            return;
+        }
+    }
+}

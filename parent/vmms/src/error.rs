@@ -1,0 +1,66 @@
+//! Errors of the service, each with the kind that the REST interface tells.
+
+use parterre_api::{ErrorBody, ErrorCode};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// No such virtual machine.
+    #[error("there is no virtual machine '{0}'; `parterre vm list` shows those that exist")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("there is already a virtual machine '{0}'; choose another name or delete it first")]
+    NameTaken(String),
+    /// The state does not allow it.
+    #[error("{0}")]
+    Conflict(String),
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// It did not happen in time.
+    #[error("{0}")]
+    Timeout(String),
+    /// The store.
+    #[error("the store of definitions cannot be used: {0}")]
+    Store(#[from] rusqlite::Error),
+    /// A definition in the store that this version cannot read.
+    #[error("the definition of virtual machine {id} cannot be read: {source}")]
+    Definition {
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The store was written by a newer version.
+    #[error("the store has version {found}, this program reads up to {known}; use a newer vmms")]
+    NewerStore {
+        /// Version in the file.
+        found: i64,
+        /// Version of this program.
+        known: i64,
+    },
+}
+
+/// Result with [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The kind, as the REST interface tells it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Error::BadRequest(_) => ErrorCode::BadRequest,
+            Error::NotFound(_) => ErrorCode::NotFound,
+            Error::NameTaken(_) | Error::Conflict(_) => ErrorCode::Conflict,
+            Error::Timeout(_) => ErrorCode::Timeout,
+            _ => ErrorCode::Failed,
+        }
+    }
+
+    /// What is sent.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody { code: self.code(), message: self.to_string() }
+    }
+}

@@ -1,0 +1,107 @@
+//! The REST interface. Paths and types are those of `parterre-api`.
+
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use parterre_api::{ErrorBody, ErrorCode, HostInfo, StopRequest, Vm, VmSettings};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::{Error, Manager};
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = match self.code() {
+            ErrorCode::BadRequest => StatusCode::BAD_REQUEST,
+            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::Conflict => StatusCode::CONFLICT,
+            ErrorCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        };
+        (status, Json(self.body())).into_response()
+    }
+}
+
+type Answer<T> = Result<T, Error>;
+
+/// The interface of a manager.
+pub fn router(manager: Manager) -> Router {
+    Router::new()
+        .route("/v1/host", get(host))
+        .route("/v1/vms", get(list).post(create))
+        .route("/v1/vms/{name}", get(show).delete(delete))
+        .route("/v1/vms/{name}/watch", get(watch))
+        .route("/v1/vms/{name}/start", post(start))
+        .route("/v1/vms/{name}/stop", post(stop))
+        .fallback(unknown)
+        .with_state(manager)
+}
+
+/// What was sent, or an error that says what is wrong with it.
+fn checked<T>(body: Result<Json<T>, JsonRejection>) -> Answer<T> {
+    body.map(|Json(value)| value).map_err(|rejection| Error::BadRequest(rejection.body_text()))
+}
+
+async fn unknown() -> Response {
+    let message = "there is no such request; the client may be of another version than vmms".into();
+    (StatusCode::NOT_FOUND, Json(ErrorBody { code: ErrorCode::NotFound, message })).into_response()
+}
+
+async fn host(State(manager): State<Manager>) -> Json<HostInfo> {
+    Json(manager.host())
+}
+
+async fn list(State(manager): State<Manager>) -> Json<Vec<Vm>> {
+    Json(manager.list())
+}
+
+async fn create(
+    State(manager): State<Manager>,
+    body: Result<Json<VmSettings>, JsonRejection>,
+) -> Answer<(StatusCode, Json<Vm>)> {
+    Ok((StatusCode::CREATED, Json(manager.create(checked(body)?).await?)))
+}
+
+async fn show(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
+    Ok(Json(manager.show(&name)?))
+}
+
+async fn delete(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<StatusCode> {
+    manager.delete(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One line per state. A client that is slow misses states in between, never the last.
+async fn watch(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Response> {
+    let states = WatchStream::new(manager.watch(&name)?);
+    let lines = states.map(|vm| {
+        serde_json::to_string(&vm).map(|mut line| {
+            line.push('\n');
+            line
+        })
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    Ok((headers, Body::from_stream(lines)).into_response())
+}
+
+/// The operation goes on when the client that asked for it goes away.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    tokio::spawn(work).await.map_err(|e| Error::Failed(format!("the operation broke off: {e}")))?
+}
+
+async fn start(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
+    detached(async move { manager.start(&name).await }).await.map(Json)
+}
+
+async fn stop(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<StopRequest>, JsonRejection>,
+) -> Answer<Json<Vm>> {
+    let request = checked(body)?;
+    detached(async move { manager.stop(&name, request).await }).await.map(Json)
+}

@@ -1,0 +1,187 @@
+//! The service over workers that only pretend: life cycle, failures, and a service that is restarted.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use parterre_api::{ErrorCode, OffReason, Paths, StopRequest, VmSettings, VmState};
+use parterre_vmms::{Error, Manager, Store, adopt};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// The example `fake_worker`, which cargo builds together with the tests.
+fn fake_worker() -> PathBuf {
+    let path =
+        std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join("fake_worker");
+    assert!(path.exists(), "{} is missing: run `cargo test` without selecting a test target", path.display());
+    path
+}
+
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host { directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn paths(&self) -> Paths {
+        Paths { state: self.directory.path().into(), runtime: self.directory.path().join("run") }
+    }
+
+    /// A service on this host, as after its start.
+    async fn service(&self) -> Manager {
+        let store = Store::open(&self.paths().database()).unwrap();
+        let manager = Manager::new(self.paths(), fake_worker(), store).unwrap();
+        adopt::adopt_workers(&manager).await;
+        manager
+    }
+}
+
+fn settings(name: &str, behaviour: &str) -> VmSettings {
+    VmSettings {
+        name: name.into(),
+        memory: 64 << 20,
+        processors: 1,
+        kernel: "/boot/vmlinuz".into(),
+        initrd: None,
+        command_line: behaviour.into(),
+    }
+}
+
+const FORCE: StopRequest = StopRequest { force: true, timeout: None };
+
+fn off(reason: OffReason) -> VmState {
+    VmState::Off(reason)
+}
+
+async fn until_off(manager: &Manager, name: &str) -> VmState {
+    let mut changes = manager.watch(name).unwrap();
+    let vm = tokio::time::timeout(Duration::from_secs(20), changes.wait_for(|vm| vm.status.is_off())).await;
+    vm.unwrap().unwrap().status.clone()
+}
+
+#[tokio::test]
+async fn a_virtual_machine_lives_and_is_deleted() {
+    let host = Host::new();
+    let manager = host.service().await;
+    let vm = manager.create(settings("one", "run")).await.unwrap();
+    assert_eq!(vm.status, off(OffReason::NeverStarted));
+    assert_eq!(manager.create(settings("one", "")).await.unwrap_err().code(), ErrorCode::Conflict);
+    assert_eq!(manager.create(settings("a/b", "")).await.unwrap_err().code(), ErrorCode::BadRequest);
+
+    let vm = manager.start("one").await.unwrap();
+    assert_eq!(vm.status, VmState::Running { resets: 0 });
+    assert!(vm.console.unwrap().exists());
+    assert_eq!(manager.host().running, 1);
+    assert_eq!(manager.start("one").await.unwrap_err().code(), ErrorCode::Conflict);
+    let error = manager.delete("one").await.unwrap_err();
+    assert!(error.to_string().contains("stop it first"), "{error}");
+
+    let vm = manager.stop("one", StopRequest::default()).await.unwrap();
+    assert_eq!((vm.status, vm.worker, vm.console), (off(OffReason::PoweredOff), None, None));
+    assert_eq!(manager.stop("one", StopRequest::default()).await.unwrap().status, off(OffReason::PoweredOff));
+    // By id, and a second time.
+    manager.start(&vm.id.to_string()).await.unwrap();
+    assert_eq!(manager.stop("one", FORCE).await.unwrap().status, off(OffReason::Stopped));
+    manager.delete("one").await.unwrap();
+    assert_eq!(manager.show("one").unwrap_err().code(), ErrorCode::NotFound);
+    assert!(manager.list().is_empty());
+}
+
+#[tokio::test]
+async fn failures_are_told_in_words() {
+    let manager = Host::new();
+    let (host, manager) = (&manager, manager.service().await);
+    for (behaviour, words) in
+        [("fail", "no hypervisor here"), ("die", "exit status 3"), ("nonsense", "did not start")]
+    {
+        manager.create(settings(behaviour, behaviour)).await.unwrap();
+        let error = manager.start(behaviour).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(manager.show(behaviour).unwrap().status.is_off());
+    }
+    drop(manager);
+    let store = Store::open(&host.paths().database()).unwrap();
+    let manager = Manager::new(host.paths(), "/nonexistent/vmwp".into(), store).unwrap();
+    let error = manager.start("fail").await.unwrap_err().to_string();
+    assert!(error.contains("/nonexistent/vmwp"), "{error}");
+}
+
+#[tokio::test]
+async fn ends_of_workers_are_seen() {
+    let host = Host::new();
+    let manager = host.service().await;
+    manager.create(settings("off", "off")).await.unwrap();
+    manager.start("off").await.unwrap();
+    assert_eq!(until_off(&manager, "off").await, off(OffReason::PoweredOff));
+    for name in ["first", "second"] {
+        manager.create(settings(name, "run")).await.unwrap();
+        manager.start(name).await.unwrap();
+    }
+    let pid = manager.show("first").unwrap().worker.unwrap();
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
+    let how = "signal 9".to_string();
+    assert_eq!(until_off(&manager, "first").await, off(OffReason::WorkerEnded { how }));
+    // The other one does not notice.
+    assert_eq!(manager.show("second").unwrap().status, VmState::Running { resets: 0 });
+    manager.stop("second", FORCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_listen_is_left_running_until_forced() {
+    let host = Host::new();
+    let manager = host.service().await;
+    manager.create(settings("deaf", "deaf")).await.unwrap();
+    manager.start("deaf").await.unwrap();
+    let error = manager.stop("deaf", StopRequest { force: false, timeout: Some(0) }).await.unwrap_err();
+    assert!(matches!(&error, Error::Timeout(words) if words.contains("--force")), "{error}");
+    assert_eq!(manager.show("deaf").unwrap().status, VmState::Running { resets: 0 });
+    assert_eq!(manager.stop("deaf", FORCE).await.unwrap().status, off(OffReason::Stopped));
+}
+
+/// Starts three machines in a service that then ends, tasks and all. Returns the workers' process ids.
+fn a_service_that_ends(host: &Host) -> [u32; 3] {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let manager = host.service().await;
+        for name in ["lives", "dies", "gone"] {
+            manager.create(settings(name, "run")).await.unwrap();
+            manager.start(name).await.unwrap();
+        }
+        ["lives", "dies", "gone"].map(|name| manager.show(name).unwrap().worker.unwrap())
+    })
+}
+
+#[test]
+fn a_restarted_service_finds_its_workers() {
+    let host = Host::new();
+    let pids = a_service_that_ends(&host);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(after_the_restart(&host, pids));
+}
+
+async fn after_the_restart(host: &Host, [lives, dies, gone]: [u32; 3]) {
+    kill_process(Pid::from_raw(dies as i32).unwrap(), Signal::KILL).unwrap();
+    let gone_id = Store::open(&host.paths().database()).unwrap().all().unwrap();
+    let gone_id = gone_id.iter().find(|(_, settings)| settings.name == "gone").unwrap().0;
+    Store::open(&host.paths().database()).unwrap().remove(gone_id).unwrap();
+    // Long enough for the killed worker's socket to be dead.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+
+    let second = host.service().await;
+    assert_eq!(second.show("lives").unwrap().worker, Some(lives));
+    let mut changes = second.watch("lives").unwrap();
+    changes.wait_for(|vm| vm.status == VmState::Running { resets: 0 }).await.unwrap();
+    assert_eq!(second.show("dies").unwrap().status, off(OffReason::NeverStarted));
+    // A worker whose virtual machine is not defined any more is ended.
+    assert!(second.show("gone").is_err());
+    let stat = std::fs::read_to_string(format!("/proc/{gone}/stat")).unwrap_or_default();
+    assert!(stat.is_empty() || stat.contains(" Z "), "{stat}");
+    assert_eq!(
+        second.stop("lives", StopRequest::default()).await.unwrap().status,
+        off(OffReason::PoweredOff)
+    );
+    second.start("lives").await.unwrap();
+    second.stop("lives", FORCE).await.unwrap();
+}
