@@ -15,13 +15,13 @@
 //! to flush before it lets a page or a table that came out of the tree go elsewhere.
 
 mod entry;
-mod memory;
 mod npt;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use core::marker::PhantomData;
+use core::sync::atomic::Ordering::SeqCst;
 
 use parterre_core::machine::{
     Access, GpaFault, Mapping, OutOfTables, PageState, PageStateChange, Released, Run, Slat, TableSource,
@@ -30,6 +30,7 @@ use parterre_core::memory::{Frame, Lent, entry as token};
 
 pub use npt::Npt;
 
+use crate::physical::{self, PAGE_SIZE};
 use entry::{Entry, Leaf, Owner};
 
 /// How entries of a vendor's second-level page tables look. Bits 51:12 are the frame's number and bit 7 marks a large
@@ -205,9 +206,9 @@ impl<F: Format> Slat for Space<F> {
     fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), GpaFault> {
         let mut done = 0;
         while done < bytes.len() {
-            let (place, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
+            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
             // SAFETY: `accessible` found memory of that length that belongs to the partition.
-            unsafe { memory::read(place, &mut bytes[done..done + length]) };
+            unsafe { physical::read(address, &mut bytes[done..done + length]) };
             done += length;
         }
         Ok(())
@@ -216,21 +217,19 @@ impl<F: Format> Slat for Space<F> {
     fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), GpaFault> {
         let mut done = 0;
         while done < bytes.len() {
-            let (place, length) = self.accessible(gpa, done, bytes.len(), Access::WRITE)?;
+            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::WRITE)?;
             // SAFETY: as in `read`.
-            unsafe { memory::write(place, &bytes[done..done + length]) };
+            unsafe { physical::write(address, &bytes[done..done + length]) };
             done += length;
         }
         Ok(())
     }
 
     fn compare_exchange(&self, gpa: u64, current: u64, new: u64) -> Result<u64, GpaFault> {
-        if gpa % 8 != 0 {
-            return Err(GpaFault(gpa));
-        }
-        let (place, _) = self.accessible(gpa, 0, 8, Access::WRITE)?;
-        // SAFETY: as in `read`; the address is a multiple of 8.
-        Ok(unsafe { memory::compare_exchange(place, current, new) })
+        let (address, _) = self.accessible(gpa, 0, 8, Access::WRITE)?;
+        // SAFETY: as in `read`; `physical::read` and `write` are volatile.
+        let word = unsafe { physical::atomic64(address) }.ok_or(GpaFault(gpa))?;
+        Ok(word.compare_exchange(current, new, SeqCst, SeqCst).unwrap_or_else(|found| found))
     }
 
     fn page_state(&mut self, page: u64, change: PageStateChange) -> PageState {
@@ -250,15 +249,14 @@ impl<F: Format> Space<F> {
         done: usize,
         length: usize,
         wanted: Access,
-    ) -> Result<(*mut u8, usize), GpaFault> {
+    ) -> Result<(u64, usize), GpaFault> {
         let gpa = gpa.checked_add(done as u64).ok_or(GpaFault(gpa))?;
         let fault = Err(GpaFault(gpa));
         let (Entry::Leaf(leaf), _) = tree::find::<F>(self.root, gpa >> 12) else { return fault };
         if !leaf.access.contains(wanted) || leaf.owner == Owner::Device {
             return fault;
         }
-        let offset = gpa as usize % crate::physical::PAGE_SIZE;
-        let room = crate::physical::PAGE_SIZE - offset;
-        Ok((crate::physical::page(leaf.frame).wrapping_add(offset), room.min(length - done)))
+        let offset = gpa as usize % PAGE_SIZE;
+        Ok(((leaf.frame << 12) + offset as u64, (PAGE_SIZE - offset).min(length - done)))
     }
 }

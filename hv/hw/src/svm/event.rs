@@ -28,12 +28,18 @@ pub fn encode(event: Event) -> u64 {
     }
 }
 
+/// Whether an exit cut short the delivery of anything. QEMU's emulation leaves the rest of the word as it was.
+#[inline]
+pub fn is_valid(info: u64) -> bool {
+    info & VALID != 0
+}
+
 /// The event whose delivery an exit cut short, out of EXITINTINFO.
 ///
 /// `None` also for software interrupts and the exceptions of INT3 and INTO: RIP still points at the instruction, which
 /// raises them again. QEMU's emulation says "exception" of every event; vectors tell what they were.
 pub fn decode(info: u64) -> Option<Event> {
-    if info & VALID == 0 {
+    if !is_valid(info) {
         return None;
     }
     let vector = info as u8;
@@ -52,7 +58,7 @@ pub fn decode(info: u64) -> Option<Event> {
 
 /// Whether an exit cut short the delivery of a software interrupt.
 pub fn is_software(info: u64) -> bool {
-    info & VALID != 0 && info >> TYPE_SHIFT & 7 == TYPE_SOFTWARE
+    is_valid(info) && info >> TYPE_SHIFT & 7 == TYPE_SOFTWARE
 }
 
 #[cfg(test)]

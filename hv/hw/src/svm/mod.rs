@@ -143,8 +143,8 @@ impl Vendor for Svm {
         let [vmcb, area] = [vmcb, area].map(|frame| entry::store(frame) * PAGE_SIZE as u64);
         // SAFETY: the frames were the hypervisor's, are given up here, and come back in `end_vcpu`.
         let (vmcb, area) = unsafe {
-            physical::pointer(vmcb).write_bytes(0, PAGE_SIZE);
-            physical::pointer(area).write_bytes(0, PAGE_SIZE);
+            physical::zero(vmcb / PAGE_SIZE as u64);
+            physical::zero(area / PAGE_SIZE as u64);
             (PageOf::new(vmcb), PageOf::new(area))
         };
         SvmVcpu::new(vmcb, area, self.features, Mode::Child, |vmcb, gprs| {
@@ -159,7 +159,7 @@ impl Vendor for Svm {
     fn end_vcpu(&self, vcpu: SvmVcpu) -> [Option<Frame>; 8] {
         let [vmcb, area] = vcpu.into_pages().map(|address| {
             // SAFETY: the page was the virtual processor's alone, which has just ended.
-            unsafe { physical::pointer(address).write_bytes(0, PAGE_SIZE) };
+            unsafe { physical::zero(address / PAGE_SIZE as u64) };
             Some(entry::take(address / PAGE_SIZE as u64))
         });
         [vmcb, area, None, None, None, None, None, None]

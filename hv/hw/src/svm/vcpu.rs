@@ -210,7 +210,7 @@ impl SvmVcpu {
         self.clean = Clean::all();
         let info = self.vmcb.control.exit_interrupt_info;
         let injected = self.pending.take();
-        if injected.is_some() || info != 0 {
+        if injected.is_some() || event::is_valid(info) {
             self.finish_event(injected, info);
         }
         if self.step.is_some() {
