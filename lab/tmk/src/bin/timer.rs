@@ -1,0 +1,6 @@
+#![no_std]
+#![no_main]
+fn a() -> tmk::TestResult {
+    Ok(())
+}
+tmk::program!("x": a);
