@@ -106,8 +106,12 @@ impl Shared {
             self.accepted.store(vector, SeqCst);
             true
         } else {
-            self.foreign.fetch_or(1 << (vector & 15), SeqCst);
-            apic::end_of_interrupt();
+            // A lower one gets past the task priority only if it comes from an interrupt controller of before the
+            // local APIC (ExtINT), and that has nobody to serve it here.
+            if vector >= 0xf0 {
+                self.foreign.fetch_or(1 << (vector & 15), SeqCst);
+                apic::end_of_interrupt();
+            }
             false
         }
     }

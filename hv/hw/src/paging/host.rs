@@ -135,7 +135,7 @@ impl Slot {
             let step = 1_u64 << (12 + 9 * (level - 2));
             let large = if level - 1 > 1 { LARGE } else { 0 };
             for index in 0..512 {
-                Slot::new(table, index).set((entry & !LARGE) + index * step | large);
+                Slot::new(table, index).set(((entry & !LARGE) + index * step) | large);
             }
         }
         self.set(table | PRESENT | WRITE | ACCESSED);
