@@ -17,5 +17,6 @@ pub mod fake;
 pub mod instruction;
 pub mod machine;
 pub mod memory;
+pub mod synic;
 pub mod time;
 pub mod walk;

@@ -46,6 +46,11 @@ impl ApicBase {
         }
     }
 
+    /// Whether this processor is the one that starts the system.
+    pub fn is_bootstrap(self) -> bool {
+        self.0 & Self::BOOTSTRAP != 0
+    }
+
     /// The GPA of the xAPIC page, if the APIC is accessed that way.
     pub fn page(self) -> Option<u64> {
         (self.mode() == Mode::XApic).then_some(self.0 & Self::ADDRESS)
