@@ -18,6 +18,8 @@ mod platform;
 mod processor;
 mod script;
 mod slat;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 
 pub use board::{Board, Builder};

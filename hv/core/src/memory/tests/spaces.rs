@@ -142,6 +142,34 @@ fn tracking_splits_what_is_large_and_what_comes() {
 }
 
 #[test]
+fn a_large_page_that_finds_no_table_while_tracking_is_not_lent() {
+    let (board, mut pool, mut space) = space_with(1);
+    let cx = &mut tables(&board, &mut pool);
+    space.set_tracking(cx, true).expect("nothing to split");
+    assert_eq!(space.map(cx, 0, &[512], RWX, PageSize::Large), failed(0, SpaceError::OutOfTables));
+    assert!((512..1024).all(|page| board.table.owner(page) == PageOwner::Parent { lends: 0 }));
+}
+
+#[test]
+fn without_room_to_remember_them_all_pages_without_access_count_as_dirty() {
+    let (board, mut pool, mut space) = space_with(2);
+    let cx = &mut tables(&board, &mut pool);
+    space.set_tracking(cx, true).expect("nothing to split");
+    assert_eq!(space.no_access(cx, 0, 4, PageSize::Large), done(4));
+    assert_eq!(space.map(cx, 0, &[100, 101], RWX, PageSize::Small), done(2));
+    space.write(0, &[1]).expect("mapped");
+    assert_eq!(space.no_access(cx, 0, 2, PageSize::Small), done(2));
+    let mut dirty = 0;
+    let mut count = |state: PageState| dirty += u32::from(state.dirty);
+    assert_eq!(space.page_states(0, 2048, CLEAR, &mut count), done(2048));
+    assert_eq!(dirty, 2048, "told too much rather than too little");
+    space.set_tracking(cx, false).expect("nothing is needed");
+    space.set_tracking(cx, true).expect("nothing to split");
+    let mut count = |state: PageState| assert!(!state.dirty);
+    assert_eq!(space.page_states(0, 2048, CLEAR, &mut count), done(2048));
+}
+
+#[test]
 fn a_page_that_the_parent_moves_while_tracking_stays_dirty() {
     let (board, mut pool, mut space) = space_with(6);
     let cx = &mut tables(&board, &mut pool);
