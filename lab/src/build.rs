@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -17,7 +18,7 @@ const STACK: [(&str, &str); 3] =
 const AGENT: (&str, &str) = ("parterre-lab-agent", "lab-agent");
 
 /// Programs for the parent, without debugging information.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Programs {
     /// Their files, each named as it is called.
     pub files: Vec<PathBuf>,
@@ -44,11 +45,16 @@ pub fn workspace() -> Result<PathBuf> {
         .context("Run this in Parterre's folder (the one with hv/ and lab/ in it).")
 }
 
-/// Builds the programs that run in the parent; without the stack only the lab's agent.
+/// Builds the programs that run in the parent, once in the lab's life; without the stack only the lab's agent.
 ///
 /// # Errors
 /// When they do not build.
 pub fn programs(with_stack: bool) -> Result<Programs> {
+    static BUILT: [OnceLock<Result<Programs, String>>; 2] = [const { OnceLock::new() }; 2];
+    once(&BUILT[usize::from(with_stack)], || build_programs(with_stack))
+}
+
+fn build_programs(with_stack: bool) -> Result<Programs> {
     let mut wanted = vec![AGENT];
     if with_stack {
         wanted.extend(STACK);
@@ -68,11 +74,21 @@ pub fn programs(with_stack: bool) -> Result<Programs> {
     })
 }
 
-/// Builds the hypervisor's image.
+/// Builds the hypervisor's image, once in the lab's life.
 ///
 /// # Errors
 /// When it does not build, or the toolchain lacks its target and rustup cannot bring it.
 pub fn hypervisor() -> Result<Hypervisor> {
+    static BUILT: OnceLock<Result<Hypervisor, String>> = OnceLock::new();
+    once(&BUILT, build_hypervisor)
+}
+
+/// The first outcome of building something, good or bad.
+fn once<T: Clone>(built: &OnceLock<Result<T, String>>, build: impl FnOnce() -> Result<T>) -> Result<T> {
+    built.get_or_init(|| build().map_err(|e| tool::sentences(&e))).clone().map_err(anyhow::Error::msg)
+}
+
+fn build_hypervisor() -> Result<Hypervisor> {
     progress::step("Building the hypervisor", |step| {
         ensure_target(step)?;
         let arguments =

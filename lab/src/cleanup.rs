@@ -8,11 +8,13 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{OptionalActions, Termios, tcsetattr};
 
 #[derive(Debug)]
 enum Left {
     Process(u32),
     Directory(PathBuf),
+    Terminal(Box<Termios>),
 }
 
 static LEFT: Mutex<BTreeMap<u64, Left>> = Mutex::new(BTreeMap::new());
@@ -30,6 +32,11 @@ impl Guard {
     /// Guards a directory.
     pub fn directory(path: PathBuf) -> Guard {
         Guard::new(Left::Directory(path))
+    }
+
+    /// Guards the terminal's settings, which are put back.
+    pub fn terminal(settings: Termios) -> Guard {
+        Guard::new(Left::Terminal(Box::new(settings)))
     }
 
     fn new(left: Left) -> Guard {
@@ -74,6 +81,9 @@ pub fn now() {
             }
             Left::Directory(path) => {
                 let _ = std::fs::remove_dir_all(path);
+            }
+            Left::Terminal(settings) => {
+                let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &settings);
             }
         }
     }

@@ -24,10 +24,77 @@ pub struct Cli {
 /// What the lab does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Boot a box with a running virtual machine and use it.
+    Run(RunArgs),
+    /// Run all tests.
+    Test(TestArgs),
     /// Boot a box and run a command in its parent partition.
     Exec(Exec),
+    /// Write a bootable disk image.
+    Image(ImageArgs),
     /// Install, fetch and build all that boxes need, now.
     Setup(Setup),
+}
+
+/// Boots a box with Parterre under Linux, creates a virtual machine, starts it, and joins you to its console.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Try everything without a person; the exit status is 0 when the virtual machine reached its userland.
+    #[arg(long)]
+    pub check: bool,
+    /// As --check, and print the summary as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// The virtual machine's memory.
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    pub vm_memory: String,
+    /// The virtual machine's processors.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub vm_processors: u32,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// What runs in it.
+    #[command(flatten)]
+    pub parent: ParentArgs,
+}
+
+/// Runs the tests: on this machine (cargo test), of the hypervisor's image, and in boxes. The last line is
+/// `N passed, N failed`; the exit status is 0 when none failed.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Only tests whose name holds one of these words.
+    #[arg(value_name = "WORD")]
+    pub filter: Vec<String>,
+    /// Only name the tests.
+    #[arg(long)]
+    pub list: bool,
+    /// Leave out the tests on this machine (cargo test).
+    #[arg(long)]
+    pub no_host: bool,
+    /// Leave out the tests in boxes.
+    #[arg(long)]
+    pub no_boxes: bool,
+    /// Use this parterre.efi instead of building the project's.
+    #[arg(long, value_name = "FILE")]
+    pub efi: Option<PathBuf>,
+    /// Keep the boxes' serial logs in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub logs: Option<PathBuf>,
+}
+
+/// Writes a disk image that UEFI firmware boots: Parterre, the parent's kernel and its root file system.
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// The image's file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Overwrite the file if it is there.
+    #[arg(long)]
+    pub force: bool,
+    /// What is in it.
+    #[command(flatten)]
+    pub parent: ParentArgs,
 }
 
 /// Boots a box, runs COMMAND in the parent, and returns its output and exit status.
@@ -58,7 +125,7 @@ pub struct Exec {
 }
 
 /// The options that describe a box.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
     /// The box, as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm. The options below add to it.
     #[arg(long = "box", value_name = "SPEC", default_value = "amd")]
@@ -87,7 +154,7 @@ pub struct MachineArgs {
 }
 
 /// The options that describe what a box boots.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ParentArgs {
     /// Boot the same parent kernel with no Parterre below it.
     #[arg(long)]

@@ -60,8 +60,7 @@ fn format(file: &File) -> Result<()> {
         .fat_type(FatType::Fat32)
         .bytes_per_cluster(CLUSTER)
         .volume_label(*b"PARTERRE   ");
-    let mut stream = file;
-    fatfs::format_volume(&mut stream, options)?;
+    fatfs::format_volume(file, options)?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::cli::{Exec, ParentArgs};
 use crate::guest;
 use crate::media::{Below, Wish};
 use crate::rootfs::Extras;
-use crate::session::{Outcome, Session, Stream};
+use crate::session::{Input, Outcome, Reply, Session, Stream};
 
 /// The exit statuses that are not the command's own.
 mod status {
@@ -31,14 +31,15 @@ pub fn run(exec: &Exec) -> Result<ExitCode> {
     let spec = exec.machine.spec()?;
     let wish = exec.parent.wish()?;
     let mut session = Session::start(&spec, &wish, Duration::from_secs(exec.boot_timeout))?;
-    let outcome =
-        session.run(&command(&exec.argv), Duration::from_secs(exec.timeout), &mut |stream, data| {
-            // Whoever closed our output does not want it; the command goes on.
-            let _ = match stream {
-                Stream::Stdout => std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush()),
-                Stream::Stderr => std::io::stderr().write_all(data),
-            };
-        })?;
+    let limit = Duration::from_secs(exec.timeout);
+    let outcome = session.run(&command(&exec.argv), limit, Input::Empty, &mut |stream, data| {
+        // Whoever closed our output does not want it; the command goes on.
+        let _ = match stream {
+            Stream::Stdout => std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush()),
+            Stream::Stderr => std::io::stderr().write_all(data),
+        };
+        Reply::Wait
+    })?;
     if matches!(outcome, Outcome::Exit(_)) && !spec.disks.is_empty() {
         session.shell("sync", Duration::from_secs(60))?;
     }
@@ -91,6 +92,8 @@ impl ParentArgs {
             extras: Extras { packages: self.with.clone(), overlay: self.overlay.clone(), files },
             cmdline: self.cmdline.clone(),
             configuration: self.config.clone(),
+            changes: Vec::new(),
+            fallback: false,
             serial_log: self.serial_log.clone(),
         })
     }

@@ -63,9 +63,13 @@ fn cloud_kernel(from: From) -> Result<PathBuf> {
         })?;
     }
     let mut folders = vec![place.join("boot")];
-    folders.extend(fs::read_dir(place.join("usr/lib/modules")).into_iter().flatten().flatten().map(|e| e.path()));
-    let mut files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().map(|e| e.path());
-    let image = files.find(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("vmlinuz")));
+    folders.extend(
+        fs::read_dir(place.join("usr/lib/modules")).into_iter().flatten().flatten().map(|e| e.path()),
+    );
+    let mut files =
+        folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().map(|e| e.path());
+    let image = files
+        .find(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("vmlinuz")));
     image.with_context(|| format!("{} holds no kernel; remove it and try again.", place.display()))
 }
 

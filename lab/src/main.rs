@@ -13,7 +13,9 @@ mod bundle;
 mod cache;
 mod cleanup;
 mod cli;
+mod console;
 mod cpio;
+mod disk;
 mod esp;
 mod exec;
 mod guest;
@@ -22,7 +24,10 @@ mod kernel;
 mod media;
 mod progress;
 mod rootfs;
+mod run;
 mod session;
+mod symbols;
+mod test;
 mod tool;
 
 use std::process::ExitCode;
@@ -50,7 +55,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     cleanup::on_signals()?;
     install::ensure(cli.no_install)?;
     match &cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Test(args) => test::run(args),
         Command::Exec(exec) => exec::run(exec),
+        Command::Image(args) => disk::run(args),
         Command::Setup(setup) => set_up(setup.refresh),
     }
 }

@@ -9,7 +9,7 @@ use crate::boxes::Boot;
 use crate::build::{self, Hypervisor};
 use crate::esp::{self, Item};
 use crate::rootfs::{self, Extras};
-use crate::{kernel, progress};
+use crate::{kernel, progress, symbols};
 
 /// The parent's command line, unless more is asked for. A panic ends the machine at once; network devices that
 /// nobody asked for stay away.
@@ -23,6 +23,9 @@ pub enum Below {
     /// Nothing: the same kernel, started by the same firmware, has the machine to itself.
     Nothing,
 }
+
+/// A file of the boot partition, by its path: other contents, or none for its absence.
+pub type Change = (&'static str, Option<Vec<u8>>);
 
 /// What shall be booted.
 #[derive(Debug)]
@@ -39,6 +42,10 @@ pub struct Wish {
     pub cmdline: String,
     /// Lines added to Parterre's configuration file.
     pub configuration: Vec<String>,
+    /// Files of the boot partition that are other than usual.
+    pub changes: Vec<Change>,
+    /// Whether a second disk follows on which nothing is changed, and which starts the parent bare.
+    pub fallback: bool,
     /// Where the serial log is kept.
     pub serial_log: Option<PathBuf>,
 }
@@ -52,6 +59,8 @@ impl Default for Wish {
             extras: Extras::default(),
             cmdline: String::new(),
             configuration: Vec::new(),
+            changes: Vec::new(),
+            fallback: false,
             serial_log: None,
         }
     }
@@ -62,8 +71,6 @@ impl Default for Wish {
 pub struct Media {
     /// What the emulator boots.
     pub boot: Boot,
-    /// The kernel's version.
-    pub kernel_version: String,
     /// The size of `parterre.efi` in bytes, if it is there.
     pub image_size: Option<u64>,
 }
@@ -87,30 +94,55 @@ pub fn prepare(wish: &Wish, dir: &Path) -> Result<Media> {
             let file = dir.join("initrd");
             fs::write(&file, initrd)?;
             let boot = Boot::Kernel { kernel: kernel.image.clone(), initrd: file, cmdline };
-            return Ok(Media { boot, kernel_version: kernel.version.clone(), image_size: None });
+            return Ok(Media { boot, image_size: None });
         };
         let read =
             |path: &Path| fs::read(path).with_context(|| format!("{} cannot be read.", path.display()));
         let (image, vmlinuz) = (read(&hypervisor.image)?, read(&kernel.image)?);
-        let configuration = configuration(&cmdline, &wish.configuration);
-        let disk = dir.join("boot.img");
-        let items = [
-            Item { path: "EFI/BOOT/BOOTX64.EFI", contents: &image },
-            Item { path: "parterre/parterre.conf", contents: configuration.as_bytes() },
-            Item { path: "parterre/vmlinuz", contents: &vmlinuz },
-            Item { path: "parterre/initrd", contents: &initrd },
-        ];
-        esp::write(&disk, &items)?;
-        let size = image.len() as u64;
-        Ok(Media { boot: Boot::Disk(disk), kernel_version: kernel.version.clone(), image_size: Some(size) })
+        let symbols = symbols::of_image(&hypervisor.image)?.unwrap_or_default();
+        let parts = Parts { image, vmlinuz, initrd, symbols, cmdline };
+        let mut disks = vec![dir.join("boot0.img")];
+        parts.write(&disks[0], &wish.configuration, &wish.changes)?;
+        if wish.fallback {
+            disks.push(dir.join("boot1.img"));
+            parts.write(&disks[1], &["mode = bare".into()], &[])?;
+        }
+        Ok(Media { boot: Boot::Disks(disks), image_size: Some(parts.image.len() as u64) })
     })
+}
+
+/// The files of a boot partition.
+struct Parts {
+    image: Vec<u8>,
+    vmlinuz: Vec<u8>,
+    initrd: Vec<u8>,
+    symbols: String,
+    cmdline: String,
+}
+
+impl Parts {
+    fn write(&self, disk: &Path, settings: &[String], changes: &[Change]) -> Result<()> {
+        let configuration = configuration(&self.cmdline, settings);
+        let mut items = vec![
+            Item { path: "EFI/BOOT/BOOTX64.EFI", contents: &self.image },
+            Item { path: "parterre/parterre.conf", contents: configuration.as_bytes() },
+            Item { path: "parterre/vmlinuz", contents: &self.vmlinuz },
+            Item { path: "parterre/initrd", contents: &self.initrd },
+            Item { path: "parterre/parterre.sym", contents: self.symbols.as_bytes() },
+        ];
+        for (path, contents) in changes {
+            items.retain(|item| item.path != *path);
+            items.extend(contents.as_ref().map(|contents| Item { path, contents }));
+        }
+        esp::write(disk, &items)
+    }
 }
 
 /// The file that `parterre.efi` reads.
 fn configuration(cmdline: &str, more: &[String]) -> String {
     let mut text = format!(
         "# Written by the lab.\nkernel = \\parterre\\vmlinuz\ninitrd = \\parterre\\initrd\ncmdline = {cmdline}\n\
-         serial = 0x3f8\n"
+         serial = 0x3f8\nsymbols = \\parterre\\parterre.sym\n"
     );
     for line in more {
         text.push_str(line);
@@ -125,10 +157,10 @@ mod tests {
 
     #[test]
     fn the_configuration_has_one_setting_a_line() {
-        let text = configuration("console=ttyS0 a=b", &["symbols = x".into()]);
+        let text = configuration("console=ttyS0 a=b", &["mode = bare".into()]);
         let settings: Vec<_> =
             text.lines().filter(|l| !l.starts_with('#')).map(|l| l.split_once(" = ").unwrap().0).collect();
-        assert_eq!(settings, ["kernel", "initrd", "cmdline", "serial", "symbols"]);
+        assert_eq!(settings, ["kernel", "initrd", "cmdline", "serial", "symbols", "mode"]);
         assert!(text.contains("cmdline = console=ttyS0 a=b\n"));
     }
 }

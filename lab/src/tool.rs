@@ -23,11 +23,12 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The last lines of a text, indented for being shown inside a message.
+/// The last lines of a text, indented for being shown inside a message; what is very long is cut.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     let skipped = all.len().saturating_sub(lines);
-    all[skipped..].iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    let cut = |line: &&str| format!("    {}", line.chars().take(300).collect::<String>());
+    all[skipped..].iter().map(cut).collect::<Vec<_>>().join("\n")
 }
 
 /// An error and its causes, each a sentence, one after the other.

@@ -17,8 +17,8 @@ pub use spec::{BoxSpec, Vendor};
 /// What a box boots.
 #[derive(Debug, Clone)]
 pub enum Boot {
-    /// A disk image that firmware finds its boot program on.
-    Disk(PathBuf),
+    /// Disk images that firmware looks for a boot program on, one after the other.
+    Disks(Vec<PathBuf>),
     /// A kernel with nothing below it, started by the same firmware as a UEFI program.
     Kernel {
         /// The bzImage.

@@ -180,9 +180,11 @@ impl Arguments {
 
     fn boot(&mut self, boot: &Boot) {
         match boot {
-            Boot::Disk(image) => {
-                self.pair("-drive", &format!("if=none,id=boot,format=raw,file={}", comma(image)));
-                self.pair("-device", "nvme,drive=boot,serial=lab-boot,bootindex=0");
+            Boot::Disks(images) => {
+                for (n, image) in images.iter().enumerate() {
+                    self.pair("-drive", &format!("if=none,id=boot{n},format=raw,file={}", comma(image)));
+                    self.pair("-device", &format!("nvme,drive=boot{n},serial=lab-boot{n},bootindex={n}"));
+                }
             }
             Boot::Kernel { kernel, initrd, cmdline } => {
                 self.pair("-kernel", &kernel.display().to_string());

@@ -7,8 +7,8 @@ use std::thread::{self, JoinHandle};
 
 /// What is kept in memory; the file has everything.
 const KEPT: usize = 4 << 20;
-/// What panics look like: the hypervisor's, and Linux's.
-const PANICS: [&str; 3] = ["Parterre panic", "parterre: panic", "Kernel panic - not syncing"];
+/// What panics look like, in small letters: the hypervisor's, and Linux's.
+const PANICS: [&str; 2] = ["parterre: panic", "kernel panic - not syncing"];
 
 #[derive(Debug, Default)]
 struct Log {
@@ -50,9 +50,8 @@ impl Serial {
                 continue;
             }
             let line = std::mem::take(&mut log.line);
-            let line = String::from_utf8_lossy(&line);
-            if log.panic.is_none() && PANICS.iter().any(|panic| line.contains(panic)) {
-                log.panic = Some(line.trim().to_owned());
+            if log.panic.is_none() {
+                log.panic = panic_in(&String::from_utf8_lossy(&line));
             }
         }
     }
@@ -67,6 +66,13 @@ impl Serial {
         let bytes = self.0.lock().map(|log| log.text.clone()).unwrap_or_default();
         plain(&String::from_utf8_lossy(&bytes))
     }
+}
+
+/// The line, if it announces a panic.
+fn panic_in(line: &str) -> Option<String> {
+    let small = line.to_ascii_lowercase();
+    let is_one = PANICS.iter().any(|panic| small.contains(panic));
+    is_one.then(|| line.trim().chars().take(300).collect())
 }
 
 /// A text without carriage returns, escape sequences and other control characters, which firmware is fond of.

@@ -1,0 +1,34 @@
+//! The end-to-end tests, by what they are about.
+
+mod boot;
+mod parent;
+mod vm;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::Case;
+use crate::session::{Outcome, Session};
+
+/// For one command.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// All of them.
+pub fn all() -> Vec<Case> {
+    [parent::CASES, vm::CASES, boot::CASES].concat()
+}
+
+/// Runs a shell command that shall succeed, and returns its output.
+fn succeed(session: &mut Session, command: &str) -> Result<String> {
+    succeed_in(session, command, LIMIT)
+}
+
+/// As [`succeed`], with a limit of its own.
+fn succeed_in(session: &mut Session, command: &str, limit: Duration) -> Result<String> {
+    let run = session.shell(command, limit)?;
+    if run.outcome == Outcome::Exit(0) {
+        return Ok(run.stdout);
+    }
+    bail!("`{command}` ended with {:?}. It said:\n{}{}", run.outcome, run.stdout, run.stderr)
+}

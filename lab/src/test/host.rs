@@ -1,0 +1,61 @@
+//! Tests on this machine: `cargo test` of every package.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::Tally;
+use crate::{build, progress, tool};
+
+/// Runs them and counts.
+///
+/// # Errors
+/// When cargo cannot be run.
+pub fn run() -> Result<Tally> {
+    let output = progress::step("Running the tests on this machine (cargo test)", |_| {
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(build::workspace()?)
+            .args(["test", "--quiet", "--no-fail-fast", "--workspace", "--exclude", "parterre-boot"])
+            .stdin(Stdio::null())
+            .output()
+            .context("'cargo' cannot be run.")
+    })?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut tally = count(&said);
+    if !output.status.success() {
+        println!("FAILED  host: cargo test ({})", output.status);
+        println!("{}\n{}", tool::tail(&said, 60), tool::tail(&String::from_utf8_lossy(&output.stderr), 40));
+        // A package that does not even build has no result line.
+        tally.failed = tally.failed.max(1);
+    } else {
+        println!("ok      host: {} tests", tally.passed);
+    }
+    Ok(tally)
+}
+
+/// Adds up the harness's result lines.
+fn count(output: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in output.lines().filter(|line| line.starts_with("test result:")) {
+        let number = |what: &str| {
+            let (before, _) = line.split_once(what)?;
+            before.split_whitespace().last()?.parse::<usize>().ok()
+        };
+        tally.passed += number(" passed").unwrap_or(0);
+        tally.failed += number(" failed").unwrap_or(0);
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_added_up() {
+        let output = "test result: ok. 30 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\nnoise\n\
+                      test result: FAILED. 2 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(count(output), Tally { passed: 32, failed: 3 });
+        assert_eq!(count("error: could not compile"), Tally::default());
+    }
+}
