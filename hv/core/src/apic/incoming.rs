@@ -108,6 +108,11 @@ impl Incoming {
         self.signals.load(Ordering::Acquire) & NMI != 0
     }
 
+    /// Whether INIT or a SIPI is pending.
+    pub fn startup_pending(&self) -> bool {
+        self.signals.load(Ordering::Acquire) & (INIT | SIPI) != 0
+    }
+
     /// The vector of the external interrupt, while it is asserted.
     pub fn ext_int(&self) -> Option<u8> {
         with_vector(self.signals.load(Ordering::Acquire), EXT_INT, EXT_INT_VECTOR)

@@ -62,6 +62,9 @@ pub struct Ipi {
     pub vector: u8,
     /// Whom it is for.
     pub destination: Destination,
+    /// It is level-triggered: its end will be told. Never so for interrupts between processors, which are edges
+    /// whatever the command says (SDM 3A 12.6.1).
+    pub level: bool,
 }
 
 /// Why an interrupt command sends nothing.
@@ -97,7 +100,7 @@ pub(super) fn decode(value: u64, mode: Mode) -> Result<Ipi, NotSent> {
         Delivery::Fixed | Delivery::LowestPriority if vector < 16 => Err(NotSent::IllegalVector),
         // SDM table 12-3: these shorthands do not exist for INIT and start-up.
         Delivery::Init | Delivery::StartUp if to_self => Err(NotSent::Nothing),
-        _ => Ok(Ipi { delivery, vector, destination }),
+        _ => Ok(Ipi { delivery, vector, destination, level: false }),
     }
 }
 

@@ -221,7 +221,7 @@ impl LocalApic {
     pub fn local_interrupt(&self, pin: LocalPin) -> Option<Ipi> {
         let (delivery, vector) = self.table.route(pin)?;
         let delivery = delivery.filter(|kind| *kind != Delivery::Fixed || vector >= 16)?;
-        Some(Ipi { delivery, vector, destination: Destination::SelfOnly })
+        Some(Ipi { delivery, vector, destination: Destination::SelfOnly, level: false })
     }
 
     /// Whether an 8259 reaches this processor: LINT0 is open and in ExtINT mode, or the APIC is disabled.

@@ -197,7 +197,7 @@ impl LocalApic {
     /// Sends what was decoded; an ordinary interrupt to oneself needs no one else.
     fn send(&mut self, decoded: Result<Ipi, NotSent>, context: &Context<'_>) -> Result<Effect, Fault> {
         match decoded {
-            Ok(Ipi { delivery: Delivery::Fixed, vector, destination: Destination::SelfOnly }) => {
+            Ok(Ipi { delivery: Delivery::Fixed, vector, destination: Destination::SelfOnly, .. }) => {
                 context.incoming.post_fixed(vector, false);
                 Ok(Effect::None)
             }

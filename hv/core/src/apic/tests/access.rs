@@ -125,7 +125,8 @@ fn task_priority() {
 fn interrupt_commands_in_xapic_mode() {
     let mut f = Fixture::xapic(0);
     let _ = f.page_write(0x310, 0x0200_0000);
-    let ipi = |delivery, vector, destination| Effect::SendIpi(Ipi { delivery, vector, destination });
+    let ipi =
+        |delivery, vector, destination| Effect::SendIpi(Ipi { delivery, vector, destination, level: false });
     assert_eq!(f.page_write(0x300, 0x4500), ipi(Delivery::Init, 0, Destination::Physical(2)));
     assert_eq!(f.page_write(0x300, 0xC500), ipi(Delivery::Init, 0, Destination::Physical(2)));
     assert_eq!(f.page_write(0x300, 0x8500), Effect::None, "INIT level de-assert");
@@ -149,8 +150,9 @@ fn interrupt_commands_in_xapic_mode() {
 #[test]
 fn interrupt_commands_in_x2apic_mode() {
     let mut f = Fixture::x2apic(0);
-    let fixed =
-        |vector, destination| Ok(Effect::SendIpi(Ipi { delivery: Delivery::Fixed, vector, destination }));
+    let fixed = |vector, destination| {
+        Ok(Effect::SendIpi(Ipi { delivery: Delivery::Fixed, vector, destination, level: false }))
+    };
     assert_eq!(f.msr_write(0x830, 0x102_0000_0040), fixed(0x40, Destination::Physical(0x102)));
     assert_eq!(f.msr_read(0x830), Ok(0x102_0000_0040));
     assert_eq!(f.msr_write(0x830, 0xFF_0000_0040), fixed(0x40, Destination::Physical(0xFF)));
@@ -178,6 +180,7 @@ fn synthetic_registers() {
         delivery: Delivery::Fixed,
         vector: 0x41,
         destination: Destination::Physical(3),
+        level: false,
     });
     assert_eq!(f.apic.write_synthetic_icr(0x0300_0000_0000_0041, &context), Ok(sent));
     assert_eq!(f.apic.read_synthetic_icr(), Ok(0x0300_0000_0000_0041));
@@ -192,7 +195,7 @@ fn software_disable_masks_the_vector_table() {
     let _ = f.page_write(0x350, 0x700);
     let _ = f.page_write(0x360, 0x400);
     assert!(f.apic.ext_int_pin());
-    let nmi = Ipi { delivery: Delivery::Nmi, vector: 0, destination: Destination::SelfOnly };
+    let nmi = Ipi { delivery: Delivery::Nmi, vector: 0, destination: Destination::SelfOnly, level: false };
     assert_eq!(f.apic.local_interrupt(LocalPin::Lint1), Some(nmi));
     let _ = f.page_write(0xF0, 0xFF);
     assert_eq!(f.page_read(0x350), 0x1_0700);

@@ -41,9 +41,12 @@ fn init_drops_an_earlier_sipi_only() {
     assert!(!f.incoming.post_sipi(0x11), "the first SIPI counts");
     assert!(f.incoming.post_init());
     assert!(f.incoming.post_sipi(0x12));
+    assert!(f.incoming.startup_pending());
     assert!(f.incoming.take_init());
     f.apic.init(&f.incoming);
+    assert!(f.incoming.startup_pending());
     assert_eq!(f.incoming.take_sipi(), Some(0x12));
+    assert!(!f.incoming.startup_pending());
     assert_eq!(f.incoming.take_sipi(), None);
 }
 
