@@ -1,6 +1,6 @@
 //! Two partitions and the parent, next to a plain model of what each of them should see and own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry};
 use std::vec::Vec;
 
 use super::{RW, RWX, settle};
@@ -197,9 +197,9 @@ impl World {
         let (board, part) = self.split(index);
         let Some(space) = &mut part.space else { return };
         let mut tables = super::tables(board, &mut part.pool);
-        if !part.frames.contains_key(&id) {
+        if let Entry::Vacant(place) = part.frames.entry(id) {
             let Some(frame) = tables.take() else { return };
-            part.frames.insert(id, Visible::new(frame));
+            place.insert(Visible::new(frame));
         }
         let frame = &part.frames[&id];
         let same = part.overlays.iter().any(|laid| laid.id == id && laid.page == page);
