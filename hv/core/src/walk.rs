@@ -11,6 +11,7 @@ mod fetch;
 mod format;
 #[cfg(test)]
 mod tests;
+mod translate;
 
 pub use fetch::{Instruction, fetch};
 

@@ -56,6 +56,11 @@ impl ApicBase {
         (self.mode() == Mode::XApic).then_some(self.0 & Self::ADDRESS)
     }
 
+    /// The same in x2APIC mode.
+    pub(super) fn x2apic(self) -> Self {
+        Self(self.0 | Self::ENABLE | Self::EXTENDED)
+    }
+
     /// The register after the guest writes `value`; #GP for reserved bits and for transitions that SDM figure 12-27
     /// does not have. The BSP flag is read-only here.
     pub(super) fn written(self, value: u64, x2apic: bool, physical_bits: u8) -> Result<Self, Fault> {

@@ -79,6 +79,16 @@ impl LocalApic {
         apic
     }
 
+    /// A local APIC of which only the timer is used, as a stand-in for a physical one's: in x2APIC mode and enabled by
+    /// software from the start. Make it anew when its processor is reset.
+    pub fn timer_only(configuration: Configuration, incoming: &Incoming) -> Self {
+        let mut apic = Self::new(configuration, incoming);
+        apic.base = apic.base.x2apic();
+        apic.spurious |= SOFTWARE_ENABLE;
+        apic.publish(incoming);
+        apic
+    }
+
     /// Resets everything but the id and IA32_APIC_BASE, as INIT does (SDM 3A 12.4.7.3), and drops what is pending
     /// but for a SIPI. CR8 is the caller's to clear.
     pub fn init(&mut self, incoming: &Incoming) {
@@ -233,6 +243,11 @@ impl LocalApic {
     pub fn timer_deadline(&self, context: &Context<'_>) -> Option<u64> {
         self.table.timer_vector()?;
         self.timer.next(self.table.timer_mode(), context.tsc, context.tsc_offset)
+    }
+
+    /// The timer's vector, unless it is masked.
+    pub fn timer_vector(&self) -> Option<u8> {
+        self.table.timer_vector()
     }
 
     /// If the timer has expired, the vector to request ([`Incoming::post_fixed`]); the timer goes on or stops as its

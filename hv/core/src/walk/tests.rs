@@ -282,6 +282,40 @@ fn instructions_are_fetched_across_pages() {
     assert_eq!(fetch(&memory, &long(), 3, GVA).unwrap().len(), 15);
 }
 
+#[test]
+fn translation_flags() {
+    use parterre_abi::hypercall::{TranslateGvaControlFlags as Flags, TranslateGvaResultCode as ResultCode};
+    let smap = Paging { cr4: PAE | 1 << 21, ..long() };
+    let memory = tree();
+    let ask = |flags: Flags, cpl| {
+        let request = Request::of_flags(flags, cpl, &smap).unwrap();
+        walk(&memory, &smap, GVA, request).map_err(WalkFault::result_code)
+    };
+    assert!(ask(Flags::empty(), 0).is_ok());
+    assert_eq!(ask(Flags::VALIDATE_READ, 0), Err(ResultCode::PRIVILEGE_VIOLATION));
+    assert!(ask(Flags::VALIDATE_READ, 3).is_ok());
+    assert!(ask(Flags::VALIDATE_READ | Flags::USER_ACCESS, 0).is_ok());
+    assert!(ask(Flags::VALIDATE_READ | Flags::OVERRIDE_SMAP, 0).is_ok());
+    assert!(ask(Flags::VALIDATE_READ | Flags::PRIVILEGE_EXEMPT, 0).is_ok());
+    assert!(ask(Flags::VALIDATE_READ | Flags::SUPERVISOR_ACCESS, 3).is_err());
+    assert_eq!(memory.word(entry_at(0)) & 0x60, 0);
+    assert!(ask(Flags::VALIDATE_WRITE | Flags::SET_PAGE_TABLE_BITS, 3).is_ok());
+    assert_eq!(memory.word(entry_at(0)) & 0x60, 0x60);
+    memory.set(entry_at(0), 0);
+    assert_eq!(ask(Flags::empty(), 0), Err(ResultCode::PAGE_NOT_PRESENT));
+    memory.set(entry_at(0), PWU | 1 << 51);
+    assert_eq!(ask(Flags::empty(), 0), Err(ResultCode::INVALID_PAGE_TABLE_FLAGS));
+    memory.set(entry_at(1), END | PWU);
+    assert_eq!(ask(Flags::empty(), 0), Err(ResultCode::GPA_UNMAPPED));
+    for flags in [
+        Flags::USER_ACCESS | Flags::SUPERVISOR_ACCESS,
+        Flags::ENFORCE_SMAP | Flags::OVERRIDE_SMAP,
+        Flags::SHADOW_STACK,
+    ] {
+        assert_eq!(Request::of_flags(flags, 0, &smap), None);
+    }
+}
+
 proptest! {
     #[test]
     fn garbage_never_panics_and_never_grants(

@@ -147,3 +147,17 @@ fn frozen_time_shifts_the_count() {
     assert_eq!(f.page_read(0x390), 500);
     assert_eq!(f.deadline(), Some(f.tsc + 5_000));
 }
+
+#[test]
+fn timer_only() {
+    let mut f = Fixture::reset(3);
+    f.apic = LocalApic::timer_only(f.apic.configuration, &f.incoming);
+    assert_eq!(f.msr_write(0x832, 0xEC), Ok(Effect::TimerChanged));
+    assert_eq!(f.apic.timer_vector(), Some(0xEC));
+    assert_eq!(f.msr_write(0x83E, 0xB), Ok(Effect::TimerChanged));
+    assert_eq!(f.msr_write(0x838, 1000), Ok(Effect::TimerChanged));
+    assert_eq!(f.deadline(), Some(f.tsc + 10_000));
+    assert_eq!(f.msr_write(0x832, 0x1_00EC), Ok(Effect::TimerChanged));
+    assert_eq!(f.apic.timer_vector(), None);
+    assert_eq!(f.deadline(), None);
+}
