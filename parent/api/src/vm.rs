@@ -143,6 +143,15 @@ impl VmState {
         }
     }
 
+    /// A few words for a column: as [`Display`](std::fmt::Display), without long reasons.
+    pub fn short(&self) -> String {
+        match self {
+            VmState::Off(OffReason::Failed { .. }) => "Off (failed)".into(),
+            VmState::Starting { .. } => self.word().into(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether there is no worker.
     pub fn is_off(&self) -> bool {
         matches!(self, VmState::Off(_))

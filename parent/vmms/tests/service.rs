@@ -176,8 +176,17 @@ async fn after_the_restart(host: &Host, [lives, dies, gone]: [u32; 3]) {
     assert_eq!(second.show("dies").unwrap().status, off(OffReason::NeverStarted));
     // A worker whose virtual machine is not defined any more is ended.
     assert!(second.show("gone").is_err());
-    let stat = std::fs::read_to_string(format!("/proc/{gone}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(" Z "), "{stat}");
+    let ended = || {
+        let stat = std::fs::read_to_string(format!("/proc/{gone}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(" Z ")
+    };
+    for _ in 0..500 {
+        if ended() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(ended());
     assert_eq!(
         second.stop("lives", StopRequest::default()).await.unwrap().status,
         off(OffReason::PoweredOff)

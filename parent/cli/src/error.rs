@@ -1,0 +1,71 @@
+//! What can go wrong, with the exit code that scripts see.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use parterre_api::{ErrorBody, ErrorCode};
+
+/// An error of a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The service answered with a failure.
+    #[error("{}", .0.message)]
+    Service(ErrorBody),
+    /// The service is not there.
+    #[error(
+        "the service vmms does not answer on {path}: {source}; start it: `systemctl start vmms`, or `vmms &` as root"
+    )]
+    Unreachable {
+        /// Its socket.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The socket may not be used.
+    #[error("{path} may not be used by this user; run parterre as root")]
+    NotAllowed {
+        /// The service's socket.
+        path: PathBuf,
+    },
+    /// The service said something unexpected.
+    #[error("the service vmms cannot be understood ({0}); it may be of another version than parterre")]
+    Protocol(String),
+    /// A file that was named.
+    #[error("cannot use {path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The virtual machine does not run.
+    #[error("virtual machine '{0}' is off and has no console; start it: `parterre vm start {0}`")]
+    NoConsole(String),
+    /// The terminal or the standard streams.
+    #[error("cannot use the terminal: {0}")]
+    Terminal(#[from] std::io::Error),
+}
+
+impl Error {
+    /// The exit code, as `parterre --help` says.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Error::Service(body) => match body.code {
+                ErrorCode::NotFound => 3,
+                ErrorCode::Conflict => 4,
+                ErrorCode::Timeout => 6,
+                ErrorCode::BadRequest => 2,
+                ErrorCode::Failed => 1,
+            },
+            Error::Unreachable { .. } | Error::NotAllowed { .. } => 5,
+            Error::NoConsole(_) => 4,
+            _ => 1,
+        })
+    }
+}
+
+impl From<hyper::Error> for Error {
+    fn from(error: hyper::Error) -> Error {
+        Error::Protocol(error.to_string())
+    }
+}
