@@ -12,6 +12,8 @@ use crate::{cache, progress, tool};
 
 /// The target of the hypervisor's image.
 const UEFI: &str = "x86_64-unknown-uefi";
+/// The target of the test programs that are guests by themselves.
+const BARE: &str = "x86_64-unknown-none";
 /// What runs in the parent besides the lab's agent: package, program.
 const STACK: [(&str, &str); 3] =
     [("parterre-cli", "parterre"), ("parterre-vmms", "vmms"), ("parterre-worker", "vmwp")];
@@ -90,7 +92,7 @@ fn once<T: Clone>(built: &OnceLock<Result<T, String>>, build: impl FnOnce() -> R
 
 fn build_hypervisor() -> Result<Hypervisor> {
     progress::step("Building the hypervisor", |step| {
-        ensure_target(step)?;
+        ensure_target(UEFI, step)?;
         let arguments =
             ["--package", "parterre-boot", "--target", UEFI, "--profile", "hypervisor"].map(str::to_owned);
         let built = cargo(&arguments)?;
@@ -102,22 +104,42 @@ fn build_hypervisor() -> Result<Hypervisor> {
     })
 }
 
-fn ensure_target(step: &progress::Step) -> Result<()> {
+/// Builds the test programs that are guests by themselves (`lab/tmk`), once in the lab's life. Each is a bzImage.
+///
+/// # Errors
+/// When they do not build, or the toolchain lacks their target and rustup cannot bring it.
+pub fn test_kernels() -> Result<Vec<PathBuf>> {
+    static BUILT: OnceLock<Result<Vec<PathBuf>, String>> = OnceLock::new();
+    once(&BUILT, || {
+        progress::step("Building the test kernels", |step| {
+            ensure_target(BARE, step)?;
+            let arguments =
+                ["--release", "--package", "parterre-tmk", "--features", "guest", "--target", BARE];
+            cargo(&arguments.map(str::to_owned))
+        })
+    })
+}
+
+fn ensure_target(target: &str, step: &progress::Step) -> Result<()> {
     let workspace = workspace()?;
     let libraries = tool::output(Command::new("rustc").current_dir(&workspace).args([
         "--print",
         "target-libdir",
         "--target",
-        UEFI,
+        target,
     ]))?;
     if Path::new(libraries.trim()).exists() {
         return Ok(());
     }
-    step.at("fetching the toolchain's UEFI target");
-    tool::output(Command::new("rustup").current_dir(&workspace).args(["target", "add", UEFI])).map(drop).context(
-        "The Rust toolchain lacks the target x86_64-unknown-uefi, and rustup could not add it. Add it by hand: \
-         `rustup target add x86_64-unknown-uefi`.",
-    )
+    step.at(&format!("fetching the toolchain's target {target}"));
+    tool::output(Command::new("rustup").current_dir(&workspace).args(["target", "add", target]))
+        .map(drop)
+        .with_context(|| {
+            format!(
+                "The Rust toolchain lacks the target {target}, and rustup could not add it. Add it by hand: \
+                 `rustup target add {target}`."
+            )
+        })
 }
 
 /// Runs `cargo build` and returns the programs that it says it built (or found up to date).

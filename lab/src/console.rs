@@ -14,8 +14,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::cleanup::Guard;
 
-/// Ctrl-] leaves, as with telnet and virsh.
-pub const ESCAPE: u8 = 0x1d;
+/// Ctrl-\\ leaves. (Ctrl-] is what leaves a virtual machine's console inside.)
+pub const ESCAPE: u8 = 0x1c;
 
 /// Puts the terminal back as it was when dropped, and when a signal ends the lab.
 struct Raw {

@@ -114,14 +114,11 @@ fn wait_for_guest(session: &mut Session) -> Result<()> {
 
 /// Joins the terminal to the parent's console, with the virtual machine's console open in it.
 fn hand_over(session: &mut Session) -> Result<()> {
-    println!();
     println!(
-        "This is the console of the virtual machine '{VM}'. Leaving it (Ctrl-a x) leads to the parent's shell, where"
+        "\nThis is the console of the virtual machine '{VM}'. Ctrl-] leaves it and leads to the parent's shell; there\n\
+         `parterre vm console {VM}` leads back, `parterre --help` tells the rest, and `poweroff` ends the box.\n\
+         Ctrl-\\ switches the box off at once.\n"
     );
-    println!(
-        "`parterre vm console {VM}` leads back and `parterre --help` tells the rest. Ctrl-] switches the box off."
-    );
-    println!();
     let mut stream = session.machine().console()?;
     stream
         .write_all(format!("clear; parterre vm console {VM}\n").as_bytes())

@@ -5,12 +5,14 @@ mod cases;
 mod host;
 mod image;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::boxes::BoxSpec;
+use crate::build;
 use crate::cli::TestArgs;
 use crate::guest;
 use crate::media::{Below, Wish};
@@ -30,14 +32,20 @@ pub struct Setting {
     pub bare: bool,
     /// Which guest kernel is at `/lab/guest-kernel`, with the lab's initramfs; none if empty.
     pub guest: &'static str,
+    /// Whether the test kernels are at `/lab/tmk`.
+    pub test_kernels: bool,
 }
 
 /// The usual box: Parterre, two processors, the newest guest.
-pub const USUAL: Setting =
-    Setting { spec: "amd,cpus=2,memory=3G,net=e1000e,net=virtio", bare: false, guest: "newest" };
+pub const USUAL: Setting = Setting {
+    spec: "amd,cpus=2,memory=3G,net=e1000e,net=virtio",
+    bare: false,
+    guest: "newest",
+    test_kernels: false,
+};
 
 /// A box with nothing to spare.
-pub const PLAIN: Setting = Setting { spec: "amd", bare: false, guest: "" };
+pub const PLAIN: Setting = Setting { spec: "amd", bare: false, guest: "", test_kernels: false };
 
 /// How a case checks.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +197,8 @@ fn boot(setting: &Setting, args: &TestArgs, name: &str) -> Result<Session> {
 }
 
 fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
-    let mut wish = Wish { efi: args.efi.clone(), with_stack: !setting.guest.is_empty(), ..Wish::default() };
+    let with_stack = !setting.guest.is_empty() || setting.test_kernels;
+    let mut wish = Wish { efi: args.efi.clone(), with_stack, ..Wish::default() };
     if setting.bare {
         wish.below = Below::Nothing;
     }
@@ -197,9 +206,22 @@ fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
         wish.extras.files.push(("lab/guest-kernel".into(), guest::kernel(setting.guest)?));
         wish.extras.files.push(("lab/guest-initrd".into(), guest::initrd("lab")?));
     }
+    if setting.test_kernels {
+        wish.extras.files.extend(test_kernels()?);
+    }
     if let Some(logs) = &args.logs {
         std::fs::create_dir_all(logs).with_context(|| format!("{} cannot be made.", logs.display()))?;
         wish.serial_log = Some(logs.join(format!("{}.log", name.replace("::", "-"))));
     }
     Ok(wish)
+}
+
+/// The test kernels, by their place in the parent.
+///
+/// # Errors
+/// When they do not build.
+pub fn test_kernels() -> Result<Vec<(String, PathBuf)>> {
+    let built = build::test_kernels()?;
+    let place = |file: PathBuf| Some((format!("lab/tmk/{}", file.file_name()?.to_str()?), file));
+    Ok(built.into_iter().filter_map(place).collect())
 }

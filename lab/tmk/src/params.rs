@@ -50,9 +50,9 @@ pub fn memory_map() -> impl Iterator<Item = Range> {
     })
 }
 
-/// Whether an address is RAM by the memory map.
-pub fn is_ram(address: u64) -> bool {
-    memory_map().any(|range| range.is_ram && range.start <= address && address < range.end)
+/// Whether the memory map names an address: as RAM, as firmware's tables, as reserved.
+pub fn is_described(address: u64) -> bool {
+    memory_map().any(|range| range.start <= address && address < range.end)
 }
 
 /// The end of the RAM below 4 GiB that contains the program.

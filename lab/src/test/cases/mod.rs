@@ -2,6 +2,7 @@
 
 mod boot;
 mod parent;
+mod tmk;
 mod vm;
 
 use std::time::Duration;
@@ -16,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// All of them.
 pub fn all() -> Vec<Case> {
-    [parent::CASES, vm::CASES, boot::CASES].concat()
+    [parent::CASES, tmk::CASES, vm::CASES, boot::CASES].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.

@@ -6,9 +6,9 @@ use anyhow::{Result, ensure};
 
 use super::succeed;
 use crate::session::{Outcome, Session};
-use crate::test::{Case, Check, Setting, USUAL};
+use crate::test::{Case, Check, PLAIN, Setting, USUAL};
 
-const FOUR: Setting = Setting { spec: "amd,cpus=4,memory=4G,numa=2", bare: false, guest: "" };
+const FOUR: Setting = Setting { spec: "amd,cpus=4,memory=4G,numa=2", ..PLAIN };
 
 pub const CASES: &[Case] = &[
     Case { name: "parent::linux-is-root-partition", setting: USUAL, check: Check::Shared(is_root) },

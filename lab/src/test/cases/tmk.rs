@@ -1,0 +1,60 @@
+//! The test kernels (`lab/tmk`): guests that assert what the TLFS and the architecture say, each on as many virtual
+//! processors as it needs.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::session::Session;
+use crate::test::{Case, Check, PLAIN, Setting};
+
+const TMK: Setting = Setting { test_kernels: true, ..PLAIN };
+/// For one program.
+const LIMIT: Duration = Duration::from_secs(120);
+
+pub const CASES: &[Case] = &[
+    Case { name: "tmk::cpuid", setting: TMK, check: Check::Shared(|s| run(s, "cpuid", 1)) },
+    Case { name: "tmk::msr", setting: TMK, check: Check::Shared(|s| run(s, "msr", 1)) },
+    Case { name: "tmk::hypercall", setting: TMK, check: Check::Shared(|s| run(s, "hypercall", 1)) },
+    Case { name: "tmk::time", setting: TMK, check: Check::Shared(|s| run(s, "time", 2)) },
+    Case { name: "tmk::apic", setting: TMK, check: Check::Shared(|s| run(s, "apic", 2)) },
+    Case { name: "tmk::timer", setting: TMK, check: Check::Shared(|s| run(s, "timer", 1)) },
+    Case { name: "tmk::hlt", setting: TMK, check: Check::Shared(|s| run(s, "hlt", 2)) },
+    Case { name: "tmk::ipi", setting: TMK, check: Check::Shared(|s| run(s, "ipi", 4)) },
+    Case { name: "tmk::isolation", setting: TMK, check: Check::Shared(|s| run(s, "isolation", 2)) },
+];
+
+/// Runs a program in a virtual machine to its end, and fails with what it says failed.
+fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> {
+    let command = format!("vmwp --kernel /lab/tmk/{program} --memory 128M --processors {processors}");
+    let said = session.shell(&command, LIMIT)?;
+    let failed: Vec<&str> = said.stdout.lines().filter(|line| line.starts_with("FAILED")).collect();
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\n  "));
+    }
+    let (text, ended) = (said.stdout, said.outcome);
+    ensure!(
+        passed(&text) > Some(0),
+        "The program did not come to its end ({ended:?}). It said:\n{text}{}",
+        said.stderr
+    );
+    Ok(())
+}
+
+/// The number in a program's closing line, `tmk: N passed, N failed`.
+fn passed(text: &str) -> Option<u32> {
+    let closing = text.lines().rfind(|line| line.starts_with("tmk: ") && line.ends_with(" failed"))?;
+    closing.strip_prefix("tmk: ")?.split(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closing_line_is_read() {
+        assert_eq!(passed("tmk: cpuid\nok a\ntmk: 12 passed, 0 failed\n"), Some(12));
+        assert_eq!(passed("tmk: cpuid\nok a\n"), None);
+        assert_eq!(passed(""), None);
+    }
+}

@@ -1,0 +1,49 @@
+//! What a guest must not be able to do: reach memory that is not its own, use the processor's virtualization, change what
+//! the hypervisor keeps in MSRs, or make hypercalls that are not for guests. Everything here is tried; all of it has to be
+//! refused, and none of it may stop the machine.
+
+#![no_std]
+#![no_main]
+
+mod hypercalls;
+mod instructions;
+mod memory;
+mod msrs;
+
+use hypercalls::*;
+use instructions::*;
+use memory::*;
+use msrs::*;
+
+// The two tests with CR4 are the last: QEMU's TCG, when it runs a program without a hypervisor between, ends the machine
+// at a reserved bit of CR4 instead of raising #GP.
+tmk::program!("isolation":
+    memory_beyond_ram_reads_as_nothing,
+    memory_beyond_ram_keeps_no_write,
+    ram_is_untouched,
+    apic_hole_is_harmless,
+    reserved_address_bits_fault,
+    ports_are_harmless,
+    svm_instructions_fault,
+    vmx_instructions_fault,
+    svm_cannot_be_enabled,
+    system_management_instructions_fault,
+    monitor_and_mwait_do_not_hang,
+    bad_xsetbv_faults,
+    privileged_instructions_fault_in_user_mode,
+    hypervisor_calls_by_instruction_are_harmless,
+    bad_values_of_processor_msrs_fault,
+    read_only_msrs_fault,
+    every_msr_survives_bad_values,
+    hypercalls_need_an_identity,
+    hypercalls_for_the_parent_are_denied,
+    every_hypercall_with_zeroes,
+    every_hypercall_about_itself,
+    every_hypercall_with_ones,
+    every_hypercall_fast,
+    every_hypercall_with_bad_addresses,
+    every_hypercall_as_rep,
+    hypercalls_fault_in_user_mode,
+    bad_control_registers_fault,
+    vmx_cannot_be_enabled,
+);
