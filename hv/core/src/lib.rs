@@ -12,11 +12,24 @@
 extern crate std;
 
 pub mod apic;
+mod child;
+mod events;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod features;
+mod hypercall;
+mod hypervisor;
 pub mod instruction;
 pub mod machine;
 pub mod memory;
+mod parent;
+mod power_on;
+mod version;
+mod xstate;
+
+pub use hypervisor::{Config, Hypervisor, MAX_CHILDREN, ProcessorConfig, Slot};
+pub use parent::{LogicalProcessor, SynicPages};
+pub use version::PARTERRE as VERSION;
 pub mod synic;
 pub mod time;
 pub mod walk;

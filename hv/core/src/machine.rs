@@ -23,8 +23,12 @@ pub trait Machine: Sized + Send + Sync + 'static {
 
     /// Moves `value` into `frame`. `T` must fit a page (checked when compiling).
     fn emplace<T: Send + Sync + 'static>(&self, frame: Frame, value: T) -> Self::Page<T>;
+    /// Moves the value out of `page`; gives it and the frame, zeroed.
+    fn take<T: Send + Sync + 'static>(&self, page: Self::Page<T>) -> (T, Frame);
     /// Ends the value in `page` and gives back its frame, zeroed.
-    fn dissolve<T: Send + Sync + 'static>(&self, page: Self::Page<T>) -> Frame;
+    fn dissolve<T: Send + Sync + 'static>(&self, page: Self::Page<T>) -> Frame {
+        self.take(page).1
+    }
     /// Fills `frame` with zeros.
     fn zero(&self, frame: &mut Frame);
     /// Copies bytes out of a frame that the hypervisor owns, from byte `offset`. The end must lie in the page.
@@ -322,24 +326,55 @@ pub enum Exit {
     InterruptWindow,
     /// See [`Vcpu::request_nmi_window`].
     NmiWindow,
-    Cpuid { length: Option<u8> },
-    Hlt { length: Option<u8> },
-    ReadMsr { msr: u32, length: Option<u8> },
-    WriteMsr { msr: u32, value: u64, length: Option<u8> },
+    Cpuid {
+        length: Option<u8>,
+    },
+    Hlt {
+        length: Option<u8>,
+    },
+    ReadMsr {
+        msr: u32,
+        length: Option<u8>,
+    },
+    WriteMsr {
+        msr: u32,
+        value: u64,
+        length: Option<u8>,
+    },
     /// VMMCALL or VMCALL, whichever is this vendor's.
-    Hypercall { length: Option<u8> },
+    Hypercall {
+        length: Option<u8>,
+    },
     Io(IoExit),
     /// An access that the SLAT does not allow. The guest-virtual address where the machine tells it.
-    SlatFault { gpa: u64, gva: Option<u64>, access: Access, page_table_walk: bool },
+    SlatFault {
+        gpa: u64,
+        gva: Option<u64>,
+        access: Access,
+        page_table_walk: bool,
+    },
     /// An intercepted exception.
-    Exception { vector: u8, error: Option<u32>, parameter: u64 },
-    Xsetbv { value: u64, length: Option<u8> },
+    Exception {
+        vector: u8,
+        error: Option<u32>,
+        parameter: u64,
+    },
+    Xsetbv {
+        value: u64,
+        length: Option<u8>,
+    },
     /// A virtualization instruction, or another one that does not exist for partitions: raise #UD.
     InvalidInstruction,
     /// INVD or WBINVD; caches are kept coherent, so passing over it is enough.
-    CacheInvalidate { length: Option<u8> },
-    Monitor { length: Option<u8> },
-    Mwait { length: Option<u8> },
+    CacheInvalidate {
+        length: Option<u8>,
+    },
+    Monitor {
+        length: Option<u8>,
+    },
+    Mwait {
+        length: Option<u8>,
+    },
     Pause,
     /// Triple fault.
     Shutdown,

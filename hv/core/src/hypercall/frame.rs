@@ -75,7 +75,11 @@ impl<'a> Call<'a> {
     /// Refuses a rep count or start in a call that has no elements, and a variable header where none belongs.
     pub fn expect_simple(&self) -> HvResult<()> {
         let c = self.control;
-        if c.rep_count() == 0 && c.variable_header_size() == 0 { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
+        if c.rep_count() == 0 && c.variable_header_size() == 0 {
+            Ok(())
+        } else {
+            Err(HvStatus::INVALID_HYPERCALL_INPUT)
+        }
     }
 
     /// Refuses a rep call without elements, or with a variable header.

@@ -4,11 +4,15 @@
 //! The parent reads message slot 0 only, and a message that it does not know blocks the slot for ever; so nothing goes
 //! there but scheduler signals and doorbell notices. The pages are fixed: the parent finds their numbers in the registers.
 
-use crate::{machine::Machine, memory::Visible};
+use crate::{
+    machine::Machine,
+    memory::{Frame, Visible},
+};
 use arrayvec::ArrayVec;
 use parterre_abi::{
     message::{
-        MESSAGE_SIZE, Message, MessageType, NotificationMessagePayload, SIGNAL_PAIRS, VpSignalPairSchedulerMessage,
+        MESSAGE_SIZE, Message, MessageType, NotificationMessagePayload, SIGNAL_PAIRS,
+        VpSignalPairSchedulerMessage,
     },
     msr::{OverlayPageMsr, SINT_COUNT, Scontrol, Sint},
     types::{PartitionId, VpIndex},
@@ -255,7 +259,7 @@ pub(crate) enum PageRegister {
     Rings,
 }
 
-fn read_word<M: Machine>(machine: &M, frame: &crate::memory::Frame, offset: usize) -> u32 {
+fn read_word<M: Machine>(machine: &M, frame: &Frame, offset: usize) -> u32 {
     let mut bytes = [0; 4];
     machine.read_frame(frame, offset, &mut bytes);
     u32::from_le_bytes(bytes)

@@ -1,0 +1,615 @@
+//! Running a virtual processor: from the parent's `HvCallDispatchVp` until the parent is needed, for whatever reason.
+
+use super::{
+    Activity, Child, Inner, Stage, Vp, cpuid,
+    intercept::{self, MemoryAccess, Reporter},
+    msr::Outcome,
+    pages,
+};
+use crate::{
+    apic::{Delivery, Effect, Ipi},
+    events,
+    hypercall::{self, Call},
+    hypervisor::Hypervisor,
+    instruction::{self, Exiting, Mode},
+    machine::{
+        Access, Event, Exit, Interrupts, IoExit, Machine, Mapping, Processor, Reg, TimerInterrupt, Vcpu, gpr,
+    },
+    parent::{ParentVp, Watched},
+    power_on,
+    time::Expiration,
+    xstate,
+};
+use parterre_abi::{
+    hypercall::{DispatchVpFlags, DispatchVpInput, DispatchVpOutput, VpDispatchEvent, VpDispatchState},
+    message::{Message, MessageType},
+    status::{HvResult, HvStatus},
+};
+
+/// Why the parent gets its processor back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The parent has something to do; the virtual processor could go on.
+    Ready,
+    /// A message lies in the intercept page.
+    Intercept,
+    /// There is nothing to do until something wakes it.
+    Blocked,
+    /// The parent has suspended it.
+    Suspended,
+}
+
+impl End {
+    fn output(self) -> DispatchVpOutput {
+        let (dispatch_state, dispatch_event) = match self {
+            Self::Ready => (VpDispatchState::READY, VpDispatchEvent(0)),
+            Self::Intercept => (VpDispatchState::READY, VpDispatchEvent::INTERCEPT),
+            Self::Blocked => (VpDispatchState::BLOCKED, VpDispatchEvent(0)),
+            Self::Suspended => (VpDispatchState::BLOCKED, VpDispatchEvent::SUSPEND),
+        };
+        DispatchVpOutput { dispatch_state, dispatch_event }
+    }
+}
+
+impl<M: Machine> ParentVp<M> {
+    /// `HvCallDispatchVp`.
+    pub(crate) fn dispatch(&mut self, processor: &mut M::Processor, call: &Call<'_>) -> HvResult<()> {
+        call.expect_simple()?;
+        let input: DispatchVpInput = call.header()?;
+        if !DispatchVpFlags::all().contains(input.flags) {
+            return Err(HvStatus::INVALID_PARAMETER);
+        }
+        let hv = self.hv;
+        let child = hv.child(input.partition_id)?;
+        let vp = child.vp(input.vp_index.0)?;
+        let mut inner = vp.try_lock().ok_or(HvStatus::INVALID_VP_STATE)?;
+        let watched = Watched { slot: child.slot, vp: vp.index as u16 };
+        self.lp.unwatch(watched);
+        vp.schedule.begin(self.lp.index);
+        // Who finalizes the partition sets the stage first and looks for running processors then.
+        if child.stage() != Stage::Active {
+            vp.schedule.end();
+            return Err(HvStatus::INVALID_PARTITION_STATE);
+        }
+        let mut run = Run {
+            hv,
+            child: &child,
+            vp: &vp,
+            inner: &mut inner,
+            lp: self.lp.index,
+            watched,
+            timers_due: true,
+        };
+        let end = run.dispatched(input.flags, self, processor);
+        call.reply(&end.output())
+    }
+}
+
+/// One dispatch.
+struct Run<'a, M: Machine> {
+    hv: &'a Hypervisor<M>,
+    child: &'a Child<M>,
+    vp: &'a Vp<M>,
+    inner: &'a mut Inner<M>,
+    lp: usize,
+    watched: Watched,
+    /// Timers have to be looked at.
+    timers_due: bool,
+}
+
+impl<M: Machine> Run<'_, M> {
+    fn dispatched(
+        &mut self,
+        flags: DispatchVpFlags,
+        parent: &mut ParentVp<M>,
+        processor: &mut M::Processor,
+    ) -> End {
+        self.inner.counts.dispatches += 1;
+        if flags.contains(DispatchVpFlags::CLEAR_INTERCEPT_SUSPEND) && self.inner.intercept_suspend {
+            self.inner.intercept_suspend = false;
+            pages::adopt_registers(&self.hv.machine, &self.vp.pages.lock(), self.inner);
+        }
+        if flags.contains(DispatchVpFlags::SCAN_INTERRUPT_INJECTION) {
+            self.take_posted_vectors();
+        }
+        let end = match () {
+            () if self.inner.explicit_suspend => {
+                self.vp.schedule.suspend();
+                return End::Suspended;
+            }
+            () if self.inner.intercept_suspend => End::Intercept,
+            () => self.in_place_of(parent, processor),
+        };
+        self.vp.pages.lock().write_counts(&self.hv.machine, &self.inner.counts);
+        if end != End::Blocked {
+            self.vp.schedule.end();
+        }
+        end
+    }
+
+    /// Runs with this virtual processor's state in the machine instead of the parent's.
+    fn in_place_of(&mut self, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> End {
+        let begin = self.hv.machine.tsc();
+        parent.vcpu.unload(processor);
+        self.inner.vcpu.load(processor);
+        let end = loop {
+            if let Some(end) = self.prepare() {
+                break end;
+            }
+            self.arm_timer(parent, processor);
+            if let Some(end) = self.enter(parent, processor) {
+                break end;
+            }
+        };
+        self.inner.vcpu.unload(processor);
+        parent.vcpu.load(processor);
+        parent.expire_timers();
+        parent.timer_taken();
+        self.inner.counts.run_time += self.hv.machine.tsc().wrapping_sub(begin);
+        end
+    }
+
+    /// Sees to what has happened since the last exit. Says why the processor cannot enter, if it cannot.
+    fn prepare(&mut self) -> Option<End> {
+        loop {
+            if self.vp.schedule.is_awaited() || self.child.stage() != Stage::Active {
+                return Some(End::Ready);
+            }
+            if self.timers_due || self.vp.schedule.take_timer() {
+                self.expire_timers();
+            }
+            self.take_startup();
+            if self.inner.activity != Activity::WaitForStartup {
+                self.deliver_interrupts();
+                if let Some(end) = self.notify_deliverable() {
+                    return Some(end);
+                }
+            }
+            if self.inner.activity == Activity::Active {
+                return None;
+            }
+            if self.block() {
+                return Some(End::Blocked);
+            }
+        }
+    }
+
+    /// Blocks, unless something has come meanwhile.
+    fn block(&mut self) -> bool {
+        self.vp.pages.lock().set_blocked(&self.hv.machine);
+        self.vp.schedule.block();
+        if self.has_work() && self.vp.schedule.unblock(self.lp) {
+            self.vp.pages.lock().clear_blocked(&self.hv.machine);
+            return false;
+        }
+        if let Some(deadline) = self.deadline() {
+            self.hv.processors[self.lp].watch(deadline, self.watched);
+        }
+        true
+    }
+
+    fn has_work(&self) -> bool {
+        let incoming = &self.vp.incoming;
+        let startup = incoming.startup_pending();
+        let halted = self.inner.activity == Activity::Halted;
+        let schedule = &self.vp.schedule;
+        startup
+            || schedule.has_timer()
+            || schedule.is_awaited()
+            || halted
+                && (incoming.nmi_pending() || self.interrupts_enabled() && self.pending_vector().is_some())
+    }
+
+    fn interrupts_enabled(&self) -> bool {
+        self.inner.vcpu.get(Reg::Rflags) & events::RFLAGS_IF != 0
+    }
+
+    fn pending_vector(&self) -> Option<u8> {
+        self.inner.apic.highest_pending(&self.vp.incoming, self.inner.vcpu.get(Reg::Cr8) as u8)
+    }
+
+    /// INIT and start-up messages.
+    fn take_startup(&mut self) {
+        let incoming = &self.vp.incoming;
+        if !incoming.startup_pending() {
+            return;
+        }
+        if incoming.take_init() {
+            let signature = self.hv.machine.cpuid(1, 0)[0];
+            power_on::init(&mut self.inner.vcpu, signature);
+            self.inner.apic.init(incoming);
+            let bootstrap = self.inner.apic.base().is_bootstrap();
+            self.inner.activity = if bootstrap { Activity::Active } else { Activity::WaitForStartup };
+        }
+        if let Some(page) = incoming.take_sipi()
+            && self.inner.activity == Activity::WaitForStartup
+        {
+            power_on::start_up(&mut self.inner.vcpu, page);
+            self.inner.activity = Activity::Active;
+        }
+    }
+
+    /// Injects what can be taken now, and asks for an exit when the rest can be.
+    fn deliver_interrupts(&mut self) {
+        let incoming = &self.vp.incoming;
+        let free = self.inner.vcpu.pending_event().is_none() && !self.inner.vcpu.interrupt_shadow();
+        if incoming.nmi_pending() {
+            if free && !self.inner.vcpu.nmi_masked() && incoming.take_nmi() {
+                self.inner.activity = Activity::Active;
+                self.inner.vcpu.inject(Some(Event::Nmi));
+                self.inner.vcpu.request_nmi_window(incoming.nmi_pending());
+                return;
+            }
+            self.inner.vcpu.request_nmi_window(true);
+        }
+        let enabled = self.interrupts_enabled();
+        if free && enabled {
+            self.inject_interrupt();
+        }
+        // What is left waits for RFLAGS.IF, for the shadow to end, for a lower task priority, or for an EOI (which exits).
+        let waiting = self.inner.apic.highest_pending(&self.vp.incoming, 0).or(self.ext_int());
+        self.inner.vcpu.request_interrupt_window(waiting);
+    }
+
+    fn inject_interrupt(&mut self) {
+        let incoming = &self.vp.incoming;
+        let vector = if let Some(vector) = self.ext_int() {
+            incoming.take_ext_int();
+            vector
+        } else if let Some(vector) = self.pending_vector() {
+            self.inner.apic.acknowledge(incoming, vector, false);
+            vector
+        } else {
+            return;
+        };
+        self.inner.counts.interrupts += 1;
+        self.inner.activity = Activity::Active;
+        self.inner.vcpu.inject(Some(Event::Interrupt(vector)));
+    }
+
+    /// An interrupt of a legacy controller, which goes past the local APIC.
+    fn ext_int(&self) -> Option<u8> {
+        self.vp.incoming.ext_int()
+    }
+
+    /// Tells the parent that an interrupt can be taken now, if it wants to know.
+    fn notify_deliverable(&mut self) -> Option<End> {
+        let wanted = self.inner.notification()?;
+        let vcpu = &self.inner.vcpu;
+        let free = vcpu.pending_event().is_none() && !vcpu.interrupt_shadow();
+        let interrupt = wanted.interrupt_notification()
+            && self.interrupts_enabled()
+            && wanted.interrupt_priority() > vcpu.get(Reg::Cr8) as u8;
+        let nmi = wanted.nmi_notification() && !vcpu.nmi_masked();
+        if !free || !(interrupt || nmi) {
+            if wanted.interrupt_notification() {
+                let vector = wanted.interrupt_priority() << 4 | 0xF;
+                self.inner.vcpu.request_interrupt_window(Some(vector));
+            }
+            return None;
+        }
+        const INTERRUPT: u32 = 0;
+        const NMI: u32 = 2;
+        self.inner.notify_deliverable = super::vp::NO_NOTIFICATION;
+        let message = self.reporter().deliverable(if nmi { NMI } else { INTERRUPT });
+        Some(self.send(&message))
+    }
+
+    fn take_posted_vectors(&mut self) {
+        let [count, vectors @ ..] = self.vp.pages.lock().take_vectors(&self.hv.machine);
+        for vector in vectors.into_iter().take(usize::from(count)) {
+            self.vp.incoming.post_fixed(vector, false);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.child.clock.read().effective(self.hv.machine.tsc())
+    }
+
+    fn expire_timers(&mut self) {
+        self.timers_due = false;
+        let now = self.now();
+        let context = self.inner.context(self.vp, now);
+        if let Some(vector) = self.inner.apic.timer_expired(&context) {
+            self.vp.incoming.post_fixed(vector, false);
+        }
+        if self.inner.timers.deadline().is_some() {
+            let time = self.child.clock.read().reference_time(self.hv.machine.tsc());
+            for expiration in self.inner.timers.expire(time) {
+                if let Expiration::Direct { vector } = expiration {
+                    self.vp.incoming.post_fixed(vector, false);
+                }
+            }
+        }
+    }
+
+    /// When a timer of it is due next (TSC).
+    fn deadline(&self) -> Option<u64> {
+        let context = self.inner.context(self.vp, self.now());
+        let local = self.inner.apic.timer_deadline(&context);
+        let synthetic = self.inner.timers.deadline().and_then(|time| self.child.clock.read().tsc_at(time));
+        [local, synthetic].into_iter().flatten().min()
+    }
+
+    /// Arms the processor's timer for whatever is first: a timer of this virtual processor, of one that is blocked here, or
+    /// of the parent.
+    fn arm_timer(&self, parent: &mut ParentVp<M>, processor: &mut M::Processor) {
+        let own = self.deadline();
+        let others = parent.lp.next_watched();
+        let hypervisor = [own, others].into_iter().flatten().min();
+        let wanted = match (parent.own_deadline(), hypervisor) {
+            (Some((deadline, vector)), hypervisor) if hypervisor.is_none_or(|other| deadline <= other) => {
+                (Some(deadline), TimerInterrupt::Parent(vector))
+            }
+            (_, hypervisor) => (hypervisor, TimerInterrupt::Hypervisor),
+        };
+        parent.arm(processor, wanted);
+    }
+
+    /// Enters guest mode once.
+    fn enter(&mut self, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
+        let Inner { vcpu, translations_seen, .. } = &mut *self.inner;
+        self.vp.presence.enter(&self.child.translations, translations_seen, || vcpu.flush_tlb());
+        let exit = vcpu.run(processor);
+        self.vp.presence.leave();
+        self.handle(exit, parent, processor)
+    }
+
+    fn handle(&mut self, exit: Exit, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
+        match exit {
+            Exit::Interrupt => return self.interrupted(parent, processor.take_interrupts()),
+            Exit::Cpuid { length } => self.cpuid(length),
+            Exit::Hlt { length } => self.halt(length),
+            Exit::ReadMsr { msr, length } => return self.read_msr(msr, length),
+            Exit::WriteMsr { msr, value, length } => return self.write_msr(msr, value, length),
+            Exit::Hypercall { length } => return self.hypercall(length),
+            Exit::Io(io) => return Some(self.io(&io)),
+            Exit::SlatFault { gpa, gva, access, .. } => return self.slat_fault(gpa, gva, access),
+            Exit::Xsetbv { value, length } => self.xsetbv(value, length),
+            Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
+            Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
+                events::invalid_opcode(&mut self.inner.vcpu);
+            }
+            Exit::Exception { vector, error, .. } => events::raise(&mut self.inner.vcpu, vector, error),
+            Exit::Kick | Exit::InterruptWindow | Exit::Pause => {}
+            Exit::NmiWindow => self.inner.vcpu.request_nmi_window(false),
+            Exit::Nmi => {
+                parent.note_nmi();
+                return Some(End::Ready);
+            }
+            Exit::Shutdown | Exit::Failed(_) => return Some(self.unrecoverable()),
+        }
+        None
+    }
+
+    fn interrupted(&mut self, parent: &mut ParentVp<M>, interrupts: Interrupts) -> Option<End> {
+        if interrupts.timer {
+            self.timers_due = true;
+            parent.armed_elsewhere();
+            parent.expire_timers();
+        }
+        interrupts.parent.then_some(End::Ready)
+    }
+
+    fn skip(&mut self, length: Option<u8>, what: Exiting) {
+        let length = length.unwrap_or_else(|| self.length_of(what));
+        events::skip(&mut self.inner.vcpu, length);
+    }
+
+    fn length_of(&self, what: Exiting) -> u8 {
+        let bits = self.child.policy.read().physical_bits;
+        let vcpu = &self.inner.vcpu;
+        self.child.read_space(|space| events::length_of(vcpu, space.slat(), bits, what)).unwrap_or(1)
+    }
+
+    fn instruction_bytes(&self) -> Option<crate::walk::Instruction> {
+        let bits = self.child.policy.read().physical_bits;
+        let vcpu = &self.inner.vcpu;
+        self.child.read_space(|space| intercept::instruction_bytes(vcpu, space.slat(), bits)).flatten()
+    }
+
+    fn cpuid(&mut self, length: Option<u8>) {
+        self.inner.counts.cpuids += 1;
+        let r = self.inner.vcpu.gprs();
+        let (eax, ecx) = (r[gpr::RAX] as u32, r[gpr::RCX] as u32);
+        let answer = cpuid::answer(self.hv, self.child, self.vp.index, &self.inner.vcpu, eax, ecx);
+        crate::parent::set_cpuid_result(&mut self.inner.vcpu, answer);
+        self.skip(length, Exiting::Cpuid);
+    }
+
+    fn halt(&mut self, length: Option<u8>) {
+        self.inner.counts.halts += 1;
+        self.skip(length, Exiting::Halt);
+        self.inner.activity = Activity::Halted;
+    }
+
+    fn read_msr(&mut self, number: u32, length: Option<u8>) -> Option<End> {
+        self.inner.counts.msrs += 1;
+        match self.child.read_msr(self.hv, self.vp, self.inner, number) {
+            Outcome::Done(value) => {
+                let r = self.inner.vcpu.gprs_mut();
+                r[gpr::RAX] = value & 0xFFFF_FFFF;
+                r[gpr::RDX] = value >> 32;
+                self.skip(length, Exiting::ReadMsr);
+            }
+            Outcome::Fault => events::general_protection(&mut self.inner.vcpu),
+            Outcome::Intercept => return Some(self.msr_intercept(number, false, length)),
+        }
+        None
+    }
+
+    fn write_msr(&mut self, number: u32, value: u64, length: Option<u8>) -> Option<End> {
+        self.inner.counts.msrs += 1;
+        match self.child.write_msr(self.hv, self.vp, self.inner, number, value) {
+            Outcome::Done(effect) => {
+                self.skip(length, Exiting::WriteMsr);
+                // TSC-deadline and synthetic timers tell no effect.
+                self.timers_due = true;
+                return self.carry_out(effect);
+            }
+            Outcome::Fault => events::general_protection(&mut self.inner.vcpu),
+            Outcome::Intercept => return Some(self.msr_intercept(number, true, length)),
+        }
+        None
+    }
+
+    fn msr_intercept(&mut self, number: u32, write: bool, length: Option<u8>) -> End {
+        let what = if write { Exiting::WriteMsr } else { Exiting::ReadMsr };
+        let length = length.unwrap_or_else(|| self.length_of(what));
+        let message = self.reporter().msr(number, write, length);
+        self.send(&message)
+    }
+
+    /// Does what an access to the local APIC leads to.
+    fn carry_out(&mut self, effect: Effect) -> Option<End> {
+        match effect {
+            Effect::None => {}
+            Effect::TimerChanged => self.timers_due = true,
+            Effect::SetCr8(cr8) => self.inner.vcpu.set(Reg::Cr8, u64::from(cr8)),
+            Effect::SendIpi(ipi) => self.child.send_ipi(self.hv, Some(self.vp.index), ipi),
+            Effect::EndOfInterrupt { vector: Some(vector), level: true } => {
+                if self.child.policy.read().reports_eoi() {
+                    let message = self.reporter().end_of_interrupt(vector);
+                    return Some(self.send(&message));
+                }
+            }
+            Effect::EndOfInterrupt { .. } => {}
+        }
+        None
+    }
+
+    fn hypercall(&mut self, length: Option<u8>) -> Option<End> {
+        self.inner.counts.hypercalls += 1;
+        if !self.child.may_call() || self.inner.vcpu.cpl() != 0 {
+            events::invalid_opcode(&mut self.inner.vcpu);
+            return None;
+        }
+        self.skip(length, Exiting::Hypercall);
+        hypercall::from_child(self.child, &mut self.inner.vcpu);
+        None
+    }
+
+    fn io(&mut self, io: &IoExit) -> End {
+        self.inner.counts.io += 1;
+        let length = io.length.unwrap_or(0);
+        // The parent needs the instruction only where the message does not say everything.
+        let bytes = if io.string || length == 0 { self.instruction_bytes() } else { None };
+        let message = self.reporter().io(io, length, bytes);
+        self.send(&message)
+    }
+
+    fn xsetbv(&mut self, value: u64, length: Option<u8>) {
+        let index = self.inner.vcpu.gprs()[gpr::RCX] as u32;
+        let supported = self.child.policy.read().xsave;
+        let valid = index == 0 && xstate::is_valid_xcr0(&self.hv.machine, value) && value & !supported == 0;
+        if !valid || self.inner.vcpu.cpl() != 0 {
+            return events::general_protection(&mut self.inner.vcpu);
+        }
+        self.inner.vcpu.set(Reg::Xcr0, value);
+        self.skip(length, Exiting::Xsetbv);
+    }
+
+    /// An access that the address space does not allow.
+    fn slat_fault(&mut self, gpa: u64, gva: Option<u64>, access: Access) -> Option<End> {
+        self.inner.counts.memory += 1;
+        let bytes = self.instruction_bytes();
+        if self.inner.apic.base().page() == Some(gpa & !0xFFF) {
+            return self.apic_page(gpa, bytes);
+        }
+        if access.contains(Access::WRITE) && self.doorbell(gpa, bytes.as_ref()) {
+            return None;
+        }
+        let known = match self.child.read_space(|space| space.get(gpa >> 12)) {
+            // Someone has mapped it meanwhile.
+            Some(Mapping::Memory { access: allowed, .. }) if allowed.contains(access) => return None,
+            Some(Mapping::Memory { .. } | Mapping::NoAccess) => true,
+            _ => false,
+        };
+        let message = self.reporter().memory(&MemoryAccess { gpa, gva, access, known }, bytes);
+        Some(self.send(&message))
+    }
+
+    /// An access to the local APIC's page.
+    fn apic_page(&mut self, gpa: u64, bytes: Option<crate::walk::Instruction>) -> Option<End> {
+        let mode = Mode::of(&self.inner.vcpu);
+        let decoded = bytes.as_ref().and_then(|bytes| instruction::MemoryAccess::decode(bytes, mode));
+        let Some(decoded) = decoded else {
+            let access = MemoryAccess { gpa, gva: None, access: Access::READ, known: false };
+            let message = self.reporter().memory(&access, bytes);
+            return Some(self.send(&message));
+        };
+        let offset = (gpa & 0xFFF) as u16;
+        let context = self.inner.context(self.vp, self.now());
+        let mut rflags = self.inner.vcpu.get(Reg::Rflags);
+        let mut gprs = *self.inner.vcpu.gprs();
+        let effect = self.inner.apic.access_page(offset, &decoded, &mut gprs, &mut rflags, &context);
+        *self.inner.vcpu.gprs_mut() = gprs;
+        self.inner.vcpu.set(Reg::Rflags, rflags);
+        events::skip(&mut self.inner.vcpu, decoded.length());
+        self.timers_due = true;
+        self.carry_out(effect)
+    }
+
+    /// A write to a doorbell's address; `true` if it was one and is done.
+    fn doorbell(&mut self, gpa: u64, bytes: Option<&crate::walk::Instruction>) -> bool {
+        let Some(bytes) = bytes.filter(|_| self.hv.ports.lock().has_doorbell(self.child.id, gpa)) else {
+            return false;
+        };
+        let Some(decoded) = instruction::MemoryAccess::decode(bytes, Mode::of(&self.inner.vcpu)) else {
+            return false;
+        };
+        if decoded.reads() {
+            return false;
+        }
+        let mut rflags = self.inner.vcpu.get(Reg::Rflags);
+        let mut gprs = *self.inner.vcpu.gprs();
+        let Some(value) = decoded.complete(0, &mut gprs, &mut rflags) else { return false };
+        let Some(doorbell) = self.hv.ports.lock().ring(self.child.id, gpa, decoded.size(), value) else {
+            return false;
+        };
+        hypercall::ring(self.hv, self.lp, doorbell);
+        events::skip(&mut self.inner.vcpu, decoded.length());
+        true
+    }
+
+    fn unrecoverable(&mut self) -> End {
+        let message = self.reporter().plain(MessageType::UNRECOVERABLE_EXCEPTION);
+        self.send(&message)
+    }
+
+    fn reporter(&mut self) -> Reporter<'_, M> {
+        Reporter { partition: self.child.id, vp: self.vp, inner: self.inner }
+    }
+
+    /// Hands an intercept to the parent.
+    fn send(&mut self, message: &Message) -> End {
+        let machine = &self.hv.machine;
+        let mut reporter = Reporter { partition: self.child.id, vp: self.vp, inner: self.inner };
+        if reporter.send(machine, message) {
+            return End::Intercept;
+        }
+        // The parent cannot learn what is needed: the virtual processor stays where it is until it can.
+        self.inner.explicit_suspend = true;
+        End::Ready
+    }
+}
+
+impl<M: Machine> Child<M> {
+    /// Delivers an interrupt to the processors that it is for. `sender` is the APIC id of the processor that sent it.
+    pub(crate) fn send_ipi(&self, hv: &Hypervisor<M>, sender: Option<u32>, ipi: Ipi) {
+        for vp in self.vps().filter(|vp| vp.incoming.matches(ipi.destination, sender)) {
+            let news = match ipi.delivery {
+                Delivery::Fixed | Delivery::LowestPriority => vp.incoming.post_fixed(ipi.vector, ipi.level),
+                Delivery::Nmi => vp.incoming.post_nmi(),
+                Delivery::Init => vp.incoming.post_init(),
+                Delivery::StartUp => vp.incoming.post_sipi(ipi.vector),
+            };
+            if news && sender != Some(vp.index) {
+                self.wake(hv, &vp);
+            }
+            if ipi.delivery == Delivery::LowestPriority && vp.incoming.accepts_fixed() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The loop in which a processor runs the parent, and what it does at each exit.
+
+use super::{Due, LogicalProcessor, Message, Watched, cpuid, startup};
+use crate::{
+    apic::{self, LocalApic},
+    events, hypercall,
+    hypervisor::Hypervisor,
+    instruction::Exiting,
+    machine::{Event, Exit, Machine, Processor, Reg, TimerInterrupt, Vcpu, gpr},
+    power_on,
+    time::{Expiration, SyntheticTimers},
+    xstate,
+};
+
+/// Bits of a physical address that page-table entries of the parent may have.
+const PHYSICAL_BITS: u8 = 52;
+
+/// The parent's virtual processor on the processor that runs this.
+pub(crate) struct ParentVp<M: Machine> {
+    /// The hypervisor.
+    pub hv: &'static Hypervisor<M>,
+    /// What others see of this processor.
+    pub lp: &'static LogicalProcessor<M>,
+    /// Its registers.
+    pub vcpu: M::Vcpu,
+    /// Its synthetic timers.
+    pub stimers: SyntheticTimers,
+    /// Stands in for the local APIC's timer, which the hypervisor keeps for itself; nothing else of it is used.
+    pub apic: LocalApic,
+    /// The value of the VP assist register.
+    pub assist_enabled: bool,
+    /// The timer's deadline has to be looked at before the next entry.
+    pub timer_changed: bool,
+    /// The deadline that the processor's timer is armed with to interrupt the parent.
+    pub armed: Option<u64>,
+    /// What the processor's timer is armed with while a child runs.
+    child_armed: Option<(Option<u64>, TimerInterrupt)>,
+    nmi_noted: bool,
+    translations_seen: u64,
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Runs the parent's virtual processor `vcpu` on this processor for ever. The boot processor begins at once, the others
+    /// when the parent starts them.
+    pub fn run_parent(&'static self, processor: &mut M::Processor, vcpu: M::Vcpu) -> ! {
+        let mut vp = ParentVp::new(self, processor, vcpu);
+        if processor.index() != 0 {
+            vp.wait_for_startup(processor);
+        }
+        vp.vcpu.load(processor);
+        loop {
+            vp.step(processor);
+        }
+    }
+}
+
+impl<M: Machine> ParentVp<M> {
+    fn new(hv: &'static Hypervisor<M>, processor: &M::Processor, vcpu: M::Vcpu) -> Self {
+        let lp = &hv.processors[processor.index()];
+        let configuration = timer_configuration(&hv.machine, lp.index);
+        Self {
+            hv,
+            lp,
+            vcpu,
+            stimers: SyntheticTimers::new(),
+            apic: LocalApic::timer_only(configuration, &lp.timer_apic),
+            assist_enabled: false,
+            timer_changed: true,
+            armed: None,
+            child_armed: None,
+            nmi_noted: false,
+            translations_seen: 0,
+        }
+    }
+
+    /// The parent is about to run here again, or has been away: its timer has to be armed anew.
+    pub(crate) fn timer_taken(&mut self) {
+        self.child_armed = None;
+        self.timer_changed = true;
+        if core::mem::take(&mut self.nmi_noted) {
+            self.nmi();
+        }
+    }
+
+    /// Runs the parent until its next exit, and does what that asks for.
+    pub(crate) fn step(&mut self, processor: &mut M::Processor) {
+        if self.timer_changed {
+            self.arm_timer(processor);
+        }
+        let Self { hv, lp, vcpu, translations_seen, .. } = self;
+        lp.guest.enter(&hv.parent.translations, translations_seen, || vcpu.flush_tlb());
+        let exit = vcpu.run(processor);
+        lp.guest.leave();
+        self.handle(exit, processor);
+    }
+
+    fn handle(&mut self, exit: Exit, processor: &mut M::Processor) {
+        match exit {
+            Exit::Cpuid { length } => self.cpuid(length),
+            Exit::ReadMsr { msr, length } => self.read_msr(msr, length),
+            Exit::WriteMsr { msr, value, length } => self.write_msr(msr, value, length),
+            Exit::Hypercall { length } => self.hypercall(processor, length),
+            Exit::Kick => self.take_messages(processor),
+            Exit::Interrupt | Exit::Pause | Exit::InterruptWindow => {}
+            Exit::Nmi | Exit::NmiWindow => self.nmi(),
+            Exit::Hlt { length } => self.idle(processor, length),
+            Exit::Xsetbv { value, length } => self.xsetbv(value, length),
+            Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
+            Exit::SlatFault { .. } => events::general_protection(&mut self.vcpu),
+            Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
+                events::invalid_opcode(&mut self.vcpu);
+            }
+            Exit::Io(_) | Exit::Exception { .. } => {}
+            Exit::Shutdown => self.hv.machine.reset(),
+            Exit::Failed(code) => panic!(
+                "processor {} cannot run the parent: entry refused with code {code:#x} at RIP {:#x}",
+                self.lp.index,
+                self.vcpu.get(Reg::Rip),
+            ),
+        }
+    }
+
+    /// Passes over the exiting instruction.
+    pub(super) fn skip(&mut self, length: Option<u8>, what: Exiting) {
+        let length = length.unwrap_or_else(|| {
+            let space = self.hv.parent.space.read();
+            events::length_of(&self.vcpu, space.slat(), PHYSICAL_BITS, what)
+        });
+        events::skip(&mut self.vcpu, length);
+    }
+
+    fn cpuid(&mut self, length: Option<u8>) {
+        let r = self.vcpu.gprs();
+        let answer = cpuid::answer(&self.hv.machine, &self.vcpu, r[gpr::RAX] as u32, r[gpr::RCX] as u32);
+        set_cpuid_result(&mut self.vcpu, answer);
+        self.skip(length, Exiting::Cpuid);
+    }
+
+    fn hypercall(&mut self, processor: &mut M::Processor, length: Option<u8>) {
+        // Without the interface being set up, or from user mode, the instruction does not exist.
+        if !self.hv.parent.may_call() || self.vcpu.cpl() != 0 {
+            return events::invalid_opcode(&mut self.vcpu);
+        }
+        // Passed over first: the call may run a child for long, and the parent's state is complete then.
+        self.skip(length, Exiting::Hypercall);
+        hypercall::from_parent(self, processor);
+    }
+
+    fn nmi(&mut self) {
+        if self.vcpu.pending_event().is_some() || self.vcpu.nmi_masked() {
+            self.vcpu.request_nmi_window(true);
+        } else {
+            self.vcpu.request_nmi_window(false);
+            self.vcpu.inject(Some(Event::Nmi));
+        }
+    }
+
+    fn xsetbv(&mut self, value: u64, length: Option<u8>) {
+        let index = self.vcpu.gprs()[gpr::RCX] as u32;
+        if index != 0 || self.vcpu.cpl() != 0 || !xstate::is_valid_xcr0(&self.hv.machine, value) {
+            return events::general_protection(&mut self.vcpu);
+        }
+        self.vcpu.set(Reg::Xcr0, value);
+        self.skip(length, Exiting::Xsetbv);
+    }
+
+    /// Does what other processors asked for.
+    fn take_messages(&mut self, processor: &mut M::Processor) {
+        self.expire_timers();
+        self.timer_changed = true;
+        if let Some(Message::Init) = self.lp.mailbox.take() {
+            self.vcpu.unload(processor);
+            self.wait_for_startup(processor);
+            self.vcpu.load(processor);
+        }
+    }
+
+    /// Resets the virtual processor and waits for its start-up message.
+    fn wait_for_startup(&mut self, processor: &mut M::Processor) {
+        let signature = self.hv.machine.cpuid(1, 0)[0];
+        power_on::init(&mut self.vcpu, signature);
+        self.lp.synic.lock().reset();
+        self.stimers = SyntheticTimers::new();
+        let configuration = timer_configuration(&self.hv.machine, self.lp.index);
+        self.apic = LocalApic::timer_only(configuration, &self.lp.timer_apic);
+        self.assist_enabled = false;
+        self.timer_changed = true;
+        processor.arm_timer(None, TimerInterrupt::Hypervisor);
+        loop {
+            match self.lp.mailbox.take() {
+                Some(Message::Startup(page)) => return power_on::start_up(&mut self.vcpu, page),
+                Some(Message::Init) => {}
+                None => processor.wait_for_kick(),
+            }
+        }
+    }
+
+    /// The parent's own next deadline (TSC), and the vector it expects then.
+    fn parent_deadline(&self, now: u64) -> Option<(u64, u8)> {
+        let deadline = self.stimers.deadline().and_then(|time| self.hv.parent.clock.tsc_at(time));
+        let stimer = deadline.zip(self.stimers.sole_direct());
+        let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
+        let local = self.apic.timer_deadline(&context).zip(self.apic.timer_vector());
+        [stimer, local].into_iter().flatten().min()
+    }
+
+    /// Delivers what is due of the parent's own timers, unless the processor's timer, armed for it, has done so.
+    fn expire_own(&mut self, now: u64) {
+        let delivered = self.armed.take().is_some_and(|deadline| deadline <= now);
+        let expired = self.stimers.expire(self.hv.parent.clock.reference_time(now));
+        let stimer = expired.iter().find_map(|expiration| match expiration {
+            Expiration::Direct { vector } => Some(*vector),
+            Expiration::Message { .. } => None,
+        });
+        let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
+        let local = self.apic.timer_expired(&context);
+        if !delivered {
+            for vector in [stimer, local].into_iter().flatten() {
+                self.hv.machine.interrupt_parent(self.lp.index, vector);
+            }
+        }
+    }
+
+    /// Arms the processor's timer for the parent. Its own deadline fires into it without an exit; one of the blocked virtual
+    /// processors fires early into the same handler, which then sets its timer anew and so exits. A parent that
+    /// expects no timer interrupt is asked to exit when it idles instead.
+    pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
+        self.timer_changed = false;
+        let now = self.hv.machine.tsc();
+        self.expire_own(now);
+        let others = self.lp.timers.lock().next();
+        let own = self.parent_deadline(now);
+        self.vcpu.intercept_halt(own.is_none() && others.is_some());
+        match own {
+            Some((deadline, vector)) => {
+                let earliest = others.map_or(deadline, |other| other.min(deadline));
+                self.armed = Some(earliest);
+                processor.arm_timer(Some(earliest), TimerInterrupt::Parent(vector));
+            }
+            None => processor.arm_timer(None, TimerInterrupt::Hypervisor),
+        }
+    }
+
+    /// Arms the processor's timer while a child runs: for the parent, or for the hypervisor.
+    pub(crate) fn arm(&mut self, processor: &mut M::Processor, wanted: (Option<u64>, TimerInterrupt)) {
+        if self.child_armed == Some(wanted) {
+            return;
+        }
+        let (deadline, interrupt) = wanted;
+        self.armed = deadline.filter(|_| interrupt != TimerInterrupt::Hypervisor);
+        self.child_armed = Some(wanted);
+        processor.arm_timer(deadline, interrupt);
+    }
+
+    /// The timer has fired for the hypervisor: what it was armed with counts no longer.
+    pub(crate) fn armed_elsewhere(&mut self) {
+        self.child_armed = None;
+    }
+
+    /// A physical NMI came while a child ran; the parent takes it when it runs again.
+    pub(crate) fn note_nmi(&mut self) {
+        self.nmi_noted = true;
+    }
+
+    /// When the parent wants its processor back for a timer of its own (TSC).
+    pub(crate) fn own_deadline(&self) -> Option<(u64, u8)> {
+        self.parent_deadline(self.hv.machine.tsc())
+    }
+
+    /// The parent has nothing to do, and the hypervisor has timers to watch: waits in its place.
+    fn idle(&mut self, processor: &mut M::Processor, length: Option<u8>) {
+        if self.vcpu.get(Reg::Rflags) & events::RFLAGS_IF == 0 {
+            return self.retire(processor);
+        }
+        self.skip(length, Exiting::Halt);
+        loop {
+            self.expire_timers();
+            let next = self.lp.timers.lock().next();
+            processor.arm_timer(next, TimerInterrupt::Hypervisor);
+            let waited = processor.wait_for_interrupt();
+            if waited.interrupts.kick {
+                self.take_messages(processor);
+                break;
+            }
+            if waited.nmi {
+                self.nmi();
+                break;
+            }
+            if let Some(vector) = waited.vector {
+                self.vcpu.inject(Some(Event::Interrupt(vector)));
+                break;
+            }
+        }
+        self.timer_taken();
+    }
+
+    /// The parent takes this processor out of use (HLT with interrupts off): the boot processor watches from now on.
+    fn retire(&mut self, processor: &mut M::Processor) {
+        self.vcpu.intercept_halt(false);
+        let now = self.hv.machine.tsc();
+        while let Some(due) = self.lp.timers.lock().take_due(u64::MAX) {
+            if let Due::One(who) = due {
+                self.hv.processors[0].watch(now, who);
+            }
+        }
+        processor.arm_timer(None, TimerInterrupt::Hypervisor);
+        self.hv.machine.kick(0);
+    }
+
+    /// Wakes the virtual processors whose timers are due.
+    pub(crate) fn expire_timers(&mut self) {
+        let now = self.hv.machine.tsc();
+        loop {
+            let due = self.lp.timers.lock().take_due(now);
+            match due {
+                None => return,
+                Some(Due::One(who)) => self.wake_watched(who),
+                Some(Due::Anyone) => self.wake_all_blocked_here(),
+            }
+            self.timer_changed = true;
+        }
+    }
+
+    fn wake_watched(&self, who: Watched) {
+        if let Some(child) = self.hv.child_in(who.slot) {
+            child.timer_due(self.hv, u32::from(who.vp));
+        }
+    }
+
+    fn wake_all_blocked_here(&self) {
+        for child in self.hv.children() {
+            child.all_timers_due(self.hv, self.lp.index);
+        }
+    }
+
+    /// Sends a start message that the parent wrote into its interrupt command register.
+    pub(super) fn send_startup(&self, target: startup::Icr) {
+        let machine = &self.hv.machine;
+        for lp in self.hv.processors {
+            let message = match target {
+                startup::Icr::One(id, message) if machine.apic_id(lp.index) == id => message,
+                startup::Icr::Others(message) if lp.index != self.lp.index => message,
+                _ => continue,
+            };
+            startup::send(machine, &lp.mailbox, lp.index, message);
+        }
+    }
+}
+
+/// Writes CPUID's answer into RAX, RBX, RCX, RDX.
+pub(crate) fn set_cpuid_result<V: Vcpu>(vcpu: &mut V, answer: [u32; 4]) {
+    let r = vcpu.gprs_mut();
+    r[gpr::RAX] = u64::from(answer[0]);
+    r[gpr::RBX] = u64::from(answer[1]);
+    r[gpr::RCX] = u64::from(answer[2]);
+    r[gpr::RDX] = u64::from(answer[3]);
+}
+
+/// The local APIC whose timer stands in for the physical one.
+fn timer_configuration<M: Machine>(machine: &M, lp: usize) -> apic::Configuration {
+    apic::Configuration {
+        id: machine.apic_id(lp),
+        bootstrap: lp == 0,
+        x2apic: true,
+        physical_bits: 52,
+        rates: apic::Rates { tsc: machine.tsc_frequency(), apic: machine.apic_frequency() },
+    }
+}
