@@ -20,6 +20,7 @@ pub mod machine;
 mod ownership;
 pub mod paging;
 pub mod panic;
+mod partition;
 pub mod physical;
 mod power;
 pub mod processor;
@@ -29,3 +30,10 @@ pub mod svm;
 pub mod symbols;
 pub mod timer;
 pub mod vendor;
+
+/// Takes over the machine from the boot program and runs the hypervisor on it, with the parent as its first partition.
+///
+/// The processor's vendor decides which virtualization extension is used; the boot program has checked that it is there.
+pub fn start(info: launch::LaunchInfo) -> ! {
+    start::take_over(info, partition::run::<svm::Svm>)
+}

@@ -49,12 +49,12 @@ impl<T> Page<T> {
         physical::page(self.frame.number()).cast()
     }
 
-    fn into_frame(self) -> Frame {
+    fn take(self) -> (T, Frame) {
         // SAFETY: `new` has put the value there, and the token that could reach it is consumed here.
-        unsafe { self.pointer().drop_in_place() };
+        let value = unsafe { self.pointer().read() };
         let mut frame = self.frame;
         zero(&mut frame);
-        frame
+        (value, frame)
     }
 }
 
@@ -95,8 +95,8 @@ impl<V: Vendor> Machine for Pc<V> {
         Page::new(frame, value)
     }
 
-    fn dissolve<T: Send + Sync + 'static>(&self, page: Page<T>) -> Frame {
-        page.into_frame()
+    fn take<T: Send + Sync + 'static>(&self, page: Page<T>) -> (T, Frame) {
+        page.take()
     }
 
     fn zero(&self, frame: &mut Frame) {
@@ -213,12 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_holds_its_value_and_gives_back_a_zeroed_frame() {
+    fn a_page_gives_back_its_value_and_a_zeroed_frame() {
         let counted = Arc::new(());
         let mut page = Page::new(frame(), (5_u64, Arc::clone(&counted)));
         page.0 += 1;
         assert_eq!((page.0, Arc::strong_count(&counted)), (6, 2));
-        let frame = page.into_frame();
+        let (value, frame) = page.take();
+        drop(value);
         assert_eq!(Arc::strong_count(&counted), 1);
         let mut bytes = [1; PAGE_SIZE];
         // SAFETY: the frame is the test's own.
