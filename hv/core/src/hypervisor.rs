@@ -6,10 +6,10 @@
 
 use crate::{
     child::Child,
-    hypercall::{DeviceInterrupts, Ports},
+    hypercall::{DeviceInterrupt, DeviceInterrupts, Port, Ports},
     machine::Machine,
     memory::{Owner, OwnershipTable, ParentSpace, Pool, Visible},
-    parent::{LogicalProcessor, ParentPartition, SynicPages},
+    parent::{LogicalProcessor, ParentPartition, ParentStats, StatsPlace, SynicPages},
     time::Clock,
 };
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -60,6 +60,12 @@ pub struct Config<M: Machine> {
     pub processors: &'static [LogicalProcessor<M>],
     /// As many slots as there shall be children at most, up to [`MAX_CHILDREN`].
     pub slots: &'static [Slot<M>],
+    /// Places for the interrupts of the parent's devices, all `None`.
+    pub device_interrupts: &'static mut [Option<DeviceInterrupt>],
+    /// Places for the parent's ports, all `None`.
+    pub ports: &'static mut [Option<Port>],
+    /// Places for statistics pages, all `None`: one for the hypervisor and the parent each, two for each processor.
+    pub stats: &'static mut [Option<StatsPlace>],
 }
 
 /// See the module.
@@ -100,14 +106,15 @@ impl<M: Machine> Hypervisor<M> {
             config.hypercall_page,
             config.reference_tsc_page,
             clock,
+            ParentStats(config.stats),
         );
         Self {
             table: config.table,
             parent,
             processors: config.processors,
             slots: config.slots,
-            interrupts: Mutex::default(),
-            ports: Mutex::default(),
+            interrupts: Mutex::new(DeviceInterrupts(config.device_interrupts)),
+            ports: Mutex::new(Ports(config.ports)),
             next_serial: AtomicU64::new(1),
             machine: config.machine,
         }

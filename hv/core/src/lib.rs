@@ -27,8 +27,9 @@ mod power_on;
 mod version;
 mod xstate;
 
+pub use hypercall::{DeviceInterrupt, Port};
 pub use hypervisor::{Config, Hypervisor, MAX_CHILDREN, ProcessorConfig, Slot};
-pub use parent::{LogicalProcessor, SynicPages};
+pub use parent::{LogicalProcessor, StatsPlace, SynicPages};
 pub use version::PARTERRE as VERSION;
 pub mod synic;
 pub mod time;

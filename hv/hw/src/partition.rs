@@ -14,6 +14,10 @@ use crate::vendor::{ParentStart, Vendor};
 
 /// How many children there can be at a time.
 const CHILDREN: usize = 1024;
+/// Interrupts of devices that can be mapped: no processor has more vectors for them.
+const DEVICE_INTERRUPTS_PER_PROCESSOR: usize = 224;
+/// Doorbells that the parent can have.
+const PORTS: usize = 1024;
 /// Special pages of the parent, and of each of its processors.
 const SPECIAL_PAGES: usize = 2;
 const SPECIAL_PAGES_PER_PROCESSOR: usize = 4;
@@ -40,7 +44,18 @@ pub fn run<V: Vendor>(ready: Ready) -> ! {
         *vcpu.lock() = Some(machine.vendor.new_parent_vcpu(&mut heap, space.slat(), start));
     }
     let slots = heap.slice(CHILDREN, |_| Slot::new());
-    let config = Config { machine, table, parent_space: space, hypercall_page, reference_tsc_page, processors, slots };
+    let config = Config {
+        machine,
+        table,
+        parent_space: space,
+        hypercall_page,
+        reference_tsc_page,
+        processors,
+        slots,
+        device_interrupts: heap.slice(DEVICE_INTERRUPTS_PER_PROCESSOR * units.len(), |_| None),
+        ports: heap.slice(PORTS, |_| None),
+        stats: heap.slice(2 + 2 * units.len(), |_| None),
+    };
     let hypervisor = heap.place(Hypervisor::new(config));
     log::info!("starting the parent; {} KiB of the region are left", heap.remaining() >> 10);
     distribute(units, heap.place(RootPartition { hypervisor, vcpus, clock }))

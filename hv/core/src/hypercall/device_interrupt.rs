@@ -5,7 +5,6 @@
 
 use super::Call;
 use crate::{hypervisor::Hypervisor, machine::Machine};
-use arrayvec::ArrayVec;
 use parterre_abi::{
     device_interrupt::{
         DeviceId, DeviceInterruptTarget, DeviceType, InterruptEntry, InterruptSource, InterruptTriggerMode,
@@ -16,16 +15,19 @@ use parterre_abi::{
     types::{GenericSetFormat, VpIndex, set_bits},
 };
 
-/// Mappings that can exist at a time.
-const CAPACITY: usize = 2048;
 /// The base of MSI addresses, in bits 31:20.
 const MSI_BASE: u16 = 0xFEE;
 /// In the message of an MSI or the entry of an IO-APIC, fixed delivery of an edge.
 const FIXED: u8 = 0;
 
-/// The mappings there are.
-#[derive(Default)]
-pub(crate) struct DeviceInterrupts(ArrayVec<(DeviceId, InterruptEntry), CAPACITY>);
+/// A mapping: which device has which entry.
+pub struct DeviceInterrupt {
+    device: DeviceId,
+    entry: InterruptEntry,
+}
+
+/// The mappings there are, in places that the machine layer supplies.
+pub(crate) struct DeviceInterrupts(pub &'static mut [Option<DeviceInterrupt>]);
 
 /// `HvCallMapDeviceInterrupt`.
 pub(super) fn map<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
@@ -49,11 +51,9 @@ pub(super) fn map<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<(
         _ => return Err(HvStatus::INVALID_PARAMETER),
     };
     let mut mapped = hv.interrupts.lock();
-    if mapped.0.is_full() {
-        return Err(HvStatus::INSUFFICIENT_BUFFERS);
-    }
+    let place = mapped.0.iter_mut().find(|place| place.is_none()).ok_or(HvStatus::INSUFFICIENT_BUFFERS)?;
     call.reply(&MapDeviceInterruptOutput { interrupt_entry: entry, ext_status_deprecated: [0; 5] })?;
-    mapped.0.push((input.device_id, entry));
+    *place = Some(DeviceInterrupt { device: input.device_id, entry });
     Ok(())
 }
 
@@ -105,8 +105,9 @@ pub(super) fn unmap<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult
     let (device, entry) = (input.device_id, input.interrupt_entry);
     let mut mapped = hv.interrupts.lock();
     // The parent fills in the entry's source and data as it got them, except for what it owns in an IO-APIC's.
-    let found = mapped.0.iter().position(|(id, known)| *id == device && same(*known, entry));
-    mapped.0.swap_remove(found.ok_or(HvStatus::INVALID_PARAMETER)?);
+    let known = |known: &DeviceInterrupt| known.device == device && same(known.entry, entry);
+    let place = mapped.0.iter_mut().find(|place| place.as_ref().is_some_and(known));
+    *place.ok_or(HvStatus::INVALID_PARAMETER)? = None;
     Ok(())
 }
 

@@ -18,9 +18,11 @@ mod stats;
 mod system;
 mod vp;
 
+pub use device_interrupt::DeviceInterrupt;
 pub(crate) use device_interrupt::DeviceInterrupts;
 pub(crate) use frame::{Call, Done, Memory};
 pub(crate) use guest::from_child;
+pub use port::Port;
 pub(crate) use port::{Ports, ring};
 
 use crate::{

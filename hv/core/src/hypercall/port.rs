@@ -3,7 +3,6 @@
 
 use super::Call;
 use crate::{hypervisor::Hypervisor, machine::Machine};
-use arrayvec::ArrayVec;
 use parterre_abi::{
     hypercall::{
         ConnectPortInput, CreatePortInput, DeletePortInput, DisconnectPortInput, NotifyPortRingEmptyInput,
@@ -13,15 +12,11 @@ use parterre_abi::{
     types::PartitionId,
 };
 
-/// Doorbells that can exist at a time.
-const CAPACITY: usize = 512;
-
-/// The ports of the parent.
-#[derive(Default)]
-pub(crate) struct Ports(ArrayVec<Port, CAPACITY>);
+/// The ports of the parent, in places that the machine layer supplies.
+pub(crate) struct Ports(pub &'static mut [Option<Port>]);
 
 /// A port of the parent, and the connection to it.
-struct Port {
+pub struct Port {
     id: u32,
     sint: usize,
     /// The child that may connect.
@@ -61,13 +56,13 @@ impl Ports {
     }
 
     fn connections(&self, child: PartitionId) -> impl Iterator<Item = (&Port, &Connection)> {
-        let of_child = self.0.iter().filter(move |port| port.child == child);
+        let of_child = self.0.iter().flatten().filter(move |port| port.child == child);
         of_child.filter_map(|port| port.connection.as_ref().map(|connection| (port, connection)))
     }
 
     /// Ends the connections of a child that ends.
     pub fn disconnect_all(&mut self, child: PartitionId) {
-        for port in self.0.iter_mut().filter(|port| port.child == child) {
+        for port in self.0.iter_mut().flatten().filter(|port| port.child == child) {
             port.connection = None;
         }
     }
@@ -78,7 +73,8 @@ pub(crate) fn ring<M: Machine>(hv: &Hypervisor<M>, lp: usize, doorbell: Doorbell
     let here = hv.processors.get(lp).filter(|here| here.takes_doorbells(doorbell.sint));
     let target = here.or_else(|| hv.processors.iter().find(|other| other.takes_doorbells(doorbell.sint)));
     let rung = target.is_some_and(|target| target.ring(&hv.machine, doorbell.sint, doorbell.port));
-    if !rung && let Some(port) = hv.ports.lock().0.iter_mut().find(|port| port.id == doorbell.port) {
+    if !rung && let Some(port) = hv.ports.lock().0.iter_mut().flatten().find(|port| port.id == doorbell.port)
+    {
         port.missed = true;
     }
 }
@@ -98,19 +94,20 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     }
     let child = hv.child(input.connection_partition_id)?.id;
     let mut ports = hv.ports.lock();
-    if ports.0.iter().any(|port| port.id == input.port_id) {
+    if ports.0.iter().flatten().any(|port| port.id == input.port_id) {
         return Err(HvStatus::INVALID_PORT_ID);
     }
-    let port = Port { id: input.port_id, sint, child, connection: None, missed: false };
-    ports.0.try_push(port).map_err(|_| HvStatus::INSUFFICIENT_BUFFERS)
+    let place = ports.0.iter_mut().find(|place| place.is_none()).ok_or(HvStatus::INSUFFICIENT_BUFFERS)?;
+    *place = Some(Port { id: input.port_id, sint, child, connection: None, missed: false });
+    Ok(())
 }
 
 /// `HvCallDeletePort`.
 pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: DeletePortInput = call.header()?;
     let mut ports = hv.ports.lock();
-    let index = ports.0.iter().position(|port| port.id == input.port_id).ok_or(HvStatus::INVALID_PORT_ID)?;
-    ports.0.swap_remove(index);
+    let place = ports.0.iter_mut().find(|place| place.as_ref().is_some_and(|port| port.id == input.port_id));
+    *place.ok_or(HvStatus::INVALID_PORT_ID)? = None;
     Ok(())
 }
 
@@ -126,7 +123,7 @@ pub(super) fn connect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResu
     if ports.connections(child).any(|(_, connection)| connection.id == input.connection_id) {
         return Err(HvStatus::INVALID_CONNECTION_ID);
     }
-    let port = ports.0.iter_mut().find(|port| port.id == input.port_id && port.child == child);
+    let port = ports.0.iter_mut().flatten().find(|port| port.id == input.port_id && port.child == child);
     let port = port.filter(|port| port.connection.is_none()).ok_or(HvStatus::INVALID_PORT_ID)?;
     port.connection = Some(Connection { id: input.connection_id, info });
     Ok(())
@@ -136,7 +133,7 @@ pub(super) fn connect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResu
 pub(super) fn disconnect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: DisconnectPortInput = call.header()?;
     let mut ports = hv.ports.lock();
-    let port = ports.0.iter_mut().find(|port| {
+    let port = ports.0.iter_mut().flatten().find(|port| {
         port.child == input.connection_partition_id
             && port.connection.as_ref().is_some_and(|connection| connection.id == input.connection_id)
     });
@@ -149,15 +146,20 @@ pub(super) fn ring_empty<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<
     let input: NotifyPortRingEmptyInput = call.header()?;
     let next = || {
         let mut ports = hv.ports.lock();
-        let port = ports.0.iter_mut().find(|port| port.missed && port.sint == input.sint_index as usize)?;
+        let port = ports
+            .0
+            .iter_mut()
+            .flatten()
+            .find(|port| port.missed && port.sint == input.sint_index as usize)?;
         port.missed = false;
         Some(Doorbell { port: port.id, sint: port.sint })
     };
     // Each at most once, lest a ring that is full again keeps the caller here.
-    for _ in 0..CAPACITY {
+    let most = hv.ports.lock().0.len();
+    for _ in 0..most {
         let Some(doorbell) = next() else { break };
         ring(hv, lp, doorbell);
-        if hv.ports.lock().0.iter().any(|port| port.id == doorbell.port && port.missed) {
+        if hv.ports.lock().0.iter().flatten().any(|port| port.id == doorbell.port && port.missed) {
             break;
         }
     }

@@ -16,6 +16,7 @@ pub(crate) use cpuid::PRIVILEGES;
 pub(crate) use run::{ParentVp, set_cpuid_result};
 pub(crate) use startup::Message;
 pub(crate) use stats::ParentStats;
+pub use stats::StatsPlace;
 pub(crate) use synic::Signal;
 pub use synic::SynicPages;
 pub(crate) use timers::{Due, Watched};
@@ -63,6 +64,7 @@ impl<M: Machine> ParentPartition<M> {
         hypercall_page: Visible,
         reference_tsc_page: Visible,
         clock: Clock,
+        stats: ParentStats,
     ) -> Self {
         const RET: u8 = 0xC3;
         let call = M::HYPERCALL_INSTRUCTION;
@@ -73,7 +75,7 @@ impl<M: Machine> ParentPartition<M> {
             pool: Mutex::new(Pool::new(PARENT_OWNER)),
             clock,
             translations: Translations::default(),
-            stats: Mutex::default(),
+            stats: Mutex::new(stats),
             hypercall_page,
             reference_tsc_page,
             guest_os_id: AtomicU64::new(0),

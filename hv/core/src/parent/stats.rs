@@ -1,36 +1,32 @@
 //! The statistics pages about the machine and the parent that the parent has mapped.
 
 use crate::memory::Visible;
-use arrayvec::ArrayVec;
 use parterre_abi::stats::StatsObjectType;
-
-/// Pages that can be mapped at a time: two for each of 256 processors, and a few.
-const CAPACITY: usize = 2 * 256 + 4;
 
 /// What a page is about: its type, and the index of the processor.
 type Key = (StatsObjectType, u32);
 
-/// See the module.
-#[derive(Default)]
-pub(crate) struct ParentStats(ArrayVec<(Key, Option<Visible>), CAPACITY>);
+/// A statistics page.
+pub struct StatsPlace {
+    key: Key,
+    page: Option<Visible>,
+}
+
+/// The pages, in places that the machine layer supplies.
+pub(crate) struct ParentStats(pub &'static mut [Option<StatsPlace>]);
 
 impl ParentStats {
     /// The place for the page about `key`; `None` if there is none left.
     pub fn place(&mut self, key: Key) -> Option<&mut Option<Visible>> {
-        let found = self.0.iter().position(|(known, _)| *known == key);
-        let index = match found {
-            Some(index) => index,
-            None => {
-                self.0.try_push((key, None)).ok()?;
-                self.0.len() - 1
-            }
-        };
-        self.0.get_mut(index).map(|(_, frame)| frame)
+        let found = self.0.iter().position(|place| place.as_ref().is_some_and(|place| place.key == key));
+        let index = found.or_else(|| self.0.iter().position(Option::is_none))?;
+        let place = self.0.get_mut(index)?.get_or_insert(StatsPlace { key, page: None });
+        Some(&mut place.page)
     }
 
     /// Takes the page about `key`.
     pub fn take(&mut self, key: Key) -> Option<Visible> {
-        let index = self.0.iter().position(|(known, _)| *known == key)?;
-        self.0.swap_remove(index).1
+        let place = self.0.iter_mut().find(|place| place.as_ref().is_some_and(|place| place.key == key))?;
+        place.take()?.page
     }
 }
