@@ -79,6 +79,11 @@ pub fn show(slot: usize, physical: u64, flags: u64) -> *mut u8 {
     (address | physical & 0xFFF) as *mut u8
 }
 
+/// Changes what a slot of the window shows, without flushing the translation that may be cached.
+pub fn change_without_flush(slot: usize, physical: u64, flags: u64) {
+    WINDOW_PT.set(slot % WINDOW_PAGES, physical & 0x000F_FFFF_FFFF_F000 | flags);
+}
+
 /// The highest physical page the processor can name.
 pub fn highest_page() -> u64 {
     (1u64 << cpu::physical_address_bits().min(52)) - 4096

@@ -4,20 +4,14 @@ use parterre_abi::msr;
 use tmk::cpu::{self, try_rdmsr, try_wrmsr};
 use tmk::{Fault, TestResult, check, hv, line, params, skip};
 
-/// Values that the architecture refuses with #GP.
+/// Values that the architecture refuses with #GP, of MSRs that a hypervisor has to look at. (Of those that it may leave
+/// to the guest, such as LSTAR, the processor checks the values; emulated ones do not.)
 pub fn bad_values_of_processor_msrs_fault() -> TestResult {
-    const NON_CANONICAL: u64 = 0x8000_0000_0000_0000;
     let efer = cpu::rdmsr(0xC000_0080);
     let apic_base = cpu::rdmsr(0x1B);
     let cases = [
-        ("LSTAR", 0xC000_0082, NON_CANONICAL),
-        ("CSTAR", 0xC000_0083, NON_CANONICAL),
-        ("FS_BASE", 0xC000_0100, NON_CANONICAL),
-        ("KERNEL_GS_BASE", 0xC000_0102, NON_CANONICAL),
-        ("SYSENTER_EIP", 0x176, NON_CANONICAL),
         ("EFER, reserved bit", 0xC000_0080, efer | 1 << 63),
         ("EFER, long mode off", 0xC000_0080, efer & !(1 << 8)),
-        ("PAT, reserved type", 0x277, 0x0007_0406_0007_0402),
         ("MTRR_DEF_TYPE, reserved type", 0x2FF, 0xC02),
         ("APIC_BASE, reserved bits", 0x1B, apic_base | 0xFF),
         ("APIC_BASE, address too wide", 0x1B, apic_base | 1 << 62),
@@ -29,8 +23,7 @@ pub fn bad_values_of_processor_msrs_fault() -> TestResult {
             Err(fault) => return tmk::harness::fail(format_args!("{name}: {fault}")),
             Ok(()) => {
                 let _ = try_wrmsr(number, before);
-                // AMD processors keep the low bits of a bad SYSENTER_EIP instead of a fault.
-                check!(cpu::is_amd() && number == 0x176, "{name}: {value:#x} is accepted");
+                return tmk::harness::fail(format_args!("{name}: {value:#x} is accepted"));
             }
         }
     }
