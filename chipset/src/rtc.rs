@@ -86,7 +86,7 @@ impl State {
     }
 
     fn encode(&self, value: u8) -> u8 {
-        if self.control & BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.control & BINARY != 0 { value } else { ((value / 10) << 4) | (value % 10) }
     }
 
     fn decode(&self, value: u8) -> u8 {

@@ -96,6 +96,8 @@ pub struct Template {
     pub events: Events,
     /// The right to interrupt processor threads.
     pub kicker: Kicker,
+    /// Every intercept is written to the log.
+    pub trace: bool,
 }
 
 impl Template {
@@ -136,7 +138,8 @@ impl Template {
             Box::new(self.console.clone()),
             Box::new(move || wake.wake()),
         )?;
-        let board = Board { pc: Arc::new(pc), ram: self.memory.clone(), events: self.events.clone(), stop };
+        let (pc, ram, events) = (Arc::new(pc), self.memory.clone(), self.events.clone());
+        let board = Board { pc, ram, events, stop, trace: self.trace };
         let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker };
         for (index, mut vp) in (0u8..).zip(processors) {
             let board = machine.board.clone();

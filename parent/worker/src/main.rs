@@ -56,6 +56,9 @@ struct Arguments {
     /// Do not give up privileges, so that a debugger can be used.
     #[arg(long)]
     no_sandbox: bool,
+    /// Write every intercept to standard error.
+    #[arg(long)]
+    trace: bool,
 }
 
 /// Where COM1 goes.
@@ -106,6 +109,7 @@ fn template(
         console: ConsoleLog::new(events.clone()),
         events,
         kicker: Kicker::install()?,
+        trace: false,
     })
 }
 
@@ -113,7 +117,8 @@ fn template(
 fn run_by_hand(arguments: Arguments) -> Result<OffReason, AnyError> {
     let kernel = arguments.kernel.unwrap_or_default();
     let initrd = arguments.initrd.as_deref();
-    let template = template(&kernel, initrd, arguments.cmdline, arguments.memory, arguments.processors)?;
+    let mut template = template(&kernel, initrd, arguments.cmdline, arguments.memory, arguments.processors)?;
+    template.trace = arguments.trace;
     let mut service = Service::new(template, Uuid::nil(), None)?;
     let mut terminal = None;
     if arguments.console == ConsoleKind::Stdio {

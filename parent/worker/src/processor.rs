@@ -23,6 +23,8 @@ pub struct Board {
     pub events: Events,
     /// Set when all processors are to leave the guest.
     pub stop: Arc<AtomicBool>,
+    /// Every intercept is written to the log.
+    pub trace: bool,
 }
 
 /// Passes the guest's power switches on: all processors stop, the main thread decides what follows.
@@ -63,7 +65,12 @@ pub fn run(vp: &mut dyn VirtualProcessor, board: &Board) {
     let power = PowerSwitch::new(board.events.clone(), board.stop.clone());
     while !board.stop.load(Ordering::Acquire) {
         let handled = match vp.run() {
-            Ok(intercept) => handle(vp, board, &power, &intercept),
+            Ok(intercept) => {
+                if board.trace {
+                    log_line(format_args!("vp {}: {intercept:x?}", vp.index()));
+                }
+                handle(vp, board, &power, &intercept)
+            }
             Err(Error::Interrupted) => Ok(()),
             Err(error) => Err(error),
         };

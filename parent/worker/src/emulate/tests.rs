@@ -141,7 +141,7 @@ fn moves_of_every_width() {
 fn loads_extend_as_their_width_says() {
     let start = || bench().holding(0x8091_A2F3).set(Register::Rcx, u64::MAX);
     assert_eq!(start().ok(&[0x8B, 0x08]).get(Register::Rcx), 0x8091_A2F3); // mov ecx, [rax]
-    assert_eq!(start().ok(&[0x8A, 0x08]).get(Register::Rcx), u64::MAX & !0xFF | 0xF3); // mov cl, [rax]
+    assert_eq!(start().ok(&[0x8A, 0x08]).get(Register::Rcx), 0xFFFF_FFFF_FFFF_FFF3); // mov cl, [rax]
     assert_eq!(start().ok(&[0x8A, 0x28]).get(Register::Rcx), 0xFFFF_FFFF_FFFF_F3FF); // mov ch, [rax]
     assert_eq!(start().ok(&[0x0F, 0xB6, 0x08]).get(Register::Rcx), 0xF3); // movzx ecx, byte [rax]
     assert_eq!(start().ok(&[0x0F, 0xB7, 0x08]).get(Register::Rcx), 0xA2F3); // movzx ecx, word [rax]
@@ -313,7 +313,7 @@ fn ports_with_and_without_a_known_length() {
         assert_eq!(*b.device.writes.lock().unwrap(), [(0, 2, 0x5678)]);
         assert_eq!(b.get(Register::Rip), CODE + 2);
         let b = run_io(bench().holding(0xAABB_CCDD).set(Register::Rax, u64::MAX), false, 1, &[0xEC], length);
-        assert_eq!((b.get(Register::Rax), b.get(Register::Rip)), (u64::MAX & !0xFF | 0xDD, CODE + 1));
+        assert_eq!((b.get(Register::Rax), b.get(Register::Rip)), (0xFFFF_FFFF_FFFF_FFDD, CODE + 1));
         let b = run_io(bench().holding(0xAABB_CCDD).set(Register::Rax, u64::MAX), false, 4, &[0xED], length);
         assert_eq!(b.get(Register::Rax), 0xAABB_CCDD);
     }
