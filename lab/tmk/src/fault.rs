@@ -173,14 +173,16 @@ fn fill_idt() {
 fn load_tables(processor: &Processor) {
     let gdt = TablePointer { limit: 63, base: processor.gdt.as_ptr() as u64 };
     let idt = TablePointer { limit: 4095, base: IDT.0.get() as u64 };
-    // SAFETY: the tables are filled and stay where they are; code and data selectors mean what they meant before.
+    // SAFETY: the tables are filled and stay where they are; all selectors are loaded anew.
     unsafe {
         core::arch::asm!(
             "lgdt [{gdt}]", "lidt [{idt}]",
             "mov ds, {data:e}", "mov es, {data:e}", "mov ss, {data:e}",
             "mov fs, {null:e}", "mov gs, {null:e}",
             "ltr {task:x}",
+            "push {code}", "lea {code}, [rip + 2f]", "push {code}", "retfq", "2:",
             gdt = in(reg) &gdt, idt = in(reg) &idt, data = in(reg) KERNEL_DATA, null = in(reg) 0u64, task = in(reg) 0x30u64,
+            code = inout(reg) KERNEL_CODE => _,
         );
     }
     cpu::wrmsr(0xC000_0101, core::ptr::from_ref(processor) as u64);
