@@ -16,6 +16,7 @@ mod name {
     pub const PENDING_EVENT0: u32 = 0x0001_0004;
     pub const RAX: u32 = 0x0002_0000;
     pub const CR0: u32 = 0x0004_0000;
+    pub const CR2: u32 = 0x0004_0001;
     pub const CR3: u32 = 0x0004_0002;
     pub const CR4: u32 = 0x0004_0003;
     pub const ES: u32 = 0x0006_0000;
@@ -29,6 +30,9 @@ mod name {
 
 /// MTRRs on, everything write-back: what firmware leaves for RAM.
 const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
+
+/// Vector of #PF.
+const PAGE_FAULT: u8 = 14;
 
 /// A VP. Its registers are in a page shared with the hypervisor whenever that offers one.
 pub struct MshvVp {
@@ -187,8 +191,10 @@ impl VirtualProcessor for MshvVp {
             // 1 page not present, 2 privilege violation, 3 reserved bits set.
             1 => Translation::Fault { present: false },
             2 | 3 => Translation::Fault { present: true },
-            // 4 and above speak of the GPA: a device's address is not mapped, which is no fault of the guest.
-            _ => Translation::Mapped(gpa),
+            // 4 speaks of the GPA: a device's address is not mapped, which is no fault of the guest.
+            0 | 4 => Translation::Mapped(gpa),
+            // The guest's tables lie where no memory is.
+            _ => Translation::Fault { present: false },
         })
     }
 
@@ -200,6 +206,10 @@ impl VirtualProcessor for MshvVp {
             | u128::from(exception.vector) << 16
             | u128::from(exception.error_code.unwrap_or(0)) << 32
             | u128::from(exception.parameter) << 64;
+        if exception.vector == PAGE_FAULT {
+            // Not every hypervisor loads it from the parameter.
+            self.set_registers(&[(name::CR2, u128::from(exception.parameter))])?;
+        }
         self.set_registers(&[(name::PENDING_EVENT0, event)])
     }
 }

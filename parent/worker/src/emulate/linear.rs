@@ -70,11 +70,11 @@ impl Emulation<'_> {
 
     /// Writes guest memory or a device. Both pages of an access that crosses are checked before anything is written.
     pub(super) fn write_linear(&mut self, gva: u64, data: &[u8]) -> Outcome<()> {
-        let mut targets = Vec::with_capacity(2);
-        for (at, range) in Self::pieces(gva, data.len()) {
-            targets.push((self.translate(at, Access::Write)?, range));
+        let mut targets = [0; 2];
+        for (target, (at, _)) in targets.iter_mut().zip(Self::pieces(gva, data.len())) {
+            *target = self.translate(at, Access::Write)?;
         }
-        for (gpa, range) in targets {
+        for (gpa, (_, range)) in targets.into_iter().zip(Self::pieces(gva, data.len())) {
             let piece = &data[range];
             if self.is_ram(gpa) {
                 // As above: a page is RAM as a whole.

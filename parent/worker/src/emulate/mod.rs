@@ -126,12 +126,16 @@ impl<'a> Emulation<'a> {
     }
 
     fn write_back(&mut self) -> Result<(), Error> {
-        let changed: Vec<_> = Register::ALL
-            .iter()
-            .filter(|register| self.changed & 1 << **register as u32 != 0)
-            .map(|register| (*register, self.registers[*register as usize]))
-            .collect();
-        if changed.is_empty() { Ok(()) } else { self.vp.set(&changed) }
+        // On the stack: this runs at every access to a device.
+        let mut values = [(Register::Rax, 0); 18];
+        let mut count = 0;
+        for register in Register::ALL {
+            if self.changed & 1 << register as u32 != 0 {
+                values[count] = (register, self.registers[register as usize]);
+                count += 1;
+            }
+        }
+        if count == 0 { Ok(()) } else { self.vp.set(&values[..count]) }
     }
 
     fn get(&self, register: Register) -> u64 {
@@ -151,22 +155,22 @@ impl<'a> Emulation<'a> {
         if !instruction.is_invalid() {
             return Ok(instruction);
         }
-        let fetched = self.fetch()?;
-        let instruction = decode(&fetched, self.context.rip);
+        let mut fetched = [0; MAX_INSTRUCTION];
+        let count = self.fetch(&mut fetched)?;
+        let instruction = decode(&fetched[..count], self.context.rip);
         if instruction.is_invalid() { undefined() } else { Ok(instruction) }
     }
 
-    /// Reads up to 15 bytes at RIP; fewer when the next page cannot be fetched from.
-    fn fetch(&mut self) -> Outcome<Vec<u8>> {
+    /// Reads up to 15 bytes at RIP and says how many; fewer when the next page cannot be fetched from.
+    fn fetch(&mut self, bytes: &mut [u8; MAX_INSTRUCTION]) -> Outcome<usize> {
         let start = self.context.linear_rip();
-        let mut bytes = vec![0; MAX_INSTRUCTION];
         let first = (0x1000 - (start as usize & 0xFFF)).min(MAX_INSTRUCTION);
         self.read_linear(start, &mut bytes[..first], Access::Execute)?;
         let rest = start.wrapping_add(first as u64);
         if first < MAX_INSTRUCTION && self.read_linear(rest, &mut bytes[first..], Access::Execute).is_err() {
-            bytes.truncate(first);
+            return Ok(first);
         }
-        Ok(bytes)
+        Ok(MAX_INSTRUCTION)
     }
 
     /// Moves the guest past the instruction.
