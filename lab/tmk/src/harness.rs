@@ -2,42 +2,55 @@
 
 use crate::{cpu, line};
 use arrayvec::ArrayString;
+use core::cell::UnsafeCell;
 use core::fmt::{Arguments, Write};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// A sentence, cut off if it is too long.
-pub type Why = ArrayString<200>;
-
-/// How a test ended otherwise than well.
+/// How a test ended otherwise than well. The reason is kept apart: one test runs at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Something is not as it should be.
-    Failed(Why),
+    Failed,
     /// What the test needs is not there.
-    Skipped(Why),
+    Skipped,
 }
 
 /// What a test answers.
 pub type TestResult = Result<(), Outcome>;
+
+/// The last reason, cut off if it is too long.
+struct Reason(UnsafeCell<ArrayString<200>>);
+// SAFETY: only the boot processor runs tests, and only tests give reasons.
+unsafe impl Sync for Reason {}
+static REASON: Reason = Reason(UnsafeCell::new(ArrayString::new_const()));
 
 static PASSED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 static CURRENT: AtomicUsize = AtomicUsize::new(0);
 static CURRENT_LENGTH: AtomicUsize = AtomicUsize::new(0);
 
-fn sentence(text: Arguments<'_>) -> Why {
-    let mut why = Why::new();
-    let _ = why.write_fmt(text);
-    why
+fn keep_reason(text: Arguments<'_>) {
+    // SAFETY: see `Reason`; the reference ends with this function.
+    let reason = unsafe { &mut *REASON.0.get() };
+    reason.clear();
+    let _ = reason.write_fmt(text);
+}
+
+fn reason() -> ArrayString<200> {
+    // SAFETY: see `Reason`.
+    unsafe { *REASON.0.get() }
 }
 
 /// A failed test.
 pub fn fail<T>(why: Arguments<'_>) -> Result<T, Outcome> {
-    Err(Outcome::Failed(sentence(why)))
+    keep_reason(why);
+    Err(Outcome::Failed)
 }
 
 /// A test that could not be done.
 pub fn skip<T>(why: Arguments<'_>) -> Result<T, Outcome> {
-    Err(Outcome::Skipped(sentence(why)))
+    keep_reason(why);
+    Err(Outcome::Skipped)
 }
 
 /// Says which program this is.
@@ -54,11 +67,11 @@ pub fn run(name: &'static str, test: fn() -> TestResult) {
             PASSED.fetch_add(1, Ordering::Relaxed);
             line!("ok {name}");
         }
-        Err(Outcome::Failed(why)) => {
+        Err(Outcome::Failed) => {
             FAILED.fetch_add(1, Ordering::Relaxed);
-            line!("FAILED {name}: {why}");
+            line!("FAILED {name}: {}", reason());
         }
-        Err(Outcome::Skipped(why)) => line!("skipped {name}: {why}"),
+        Err(Outcome::Skipped) => line!("skipped {name}: {}", reason()),
     }
     cpu::disable_interrupts();
 }

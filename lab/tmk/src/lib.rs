@@ -26,7 +26,7 @@ pub mod smp;
 pub mod time;
 
 pub use fault::{Fault, catch};
-pub use harness::{Outcome, TestResult, Why};
+pub use harness::{Outcome, TestResult};
 
 /// Defines the program: its name and its tests, functions that answer [`TestResult`].
 #[macro_export]

@@ -109,5 +109,5 @@ fn wait_for_ever() -> ! {
 /// Processors that entered the trampoline, for diagnosis.
 pub fn entered() -> u32 {
     // SAFETY: an aligned 32-bit word in .bss that only atomic operations touch.
-    unsafe { (*(&raw const tmk_ap_count)).load(Ordering::SeqCst) }
+    unsafe { tmk_ap_count.load(Ordering::SeqCst) }
 }
