@@ -30,6 +30,8 @@ pub enum Command {
     Test(TestArgs),
     /// Boot a box and run a command in its parent partition.
     Exec(Exec),
+    /// Measure, beside KVM and QEMU in the same box.
+    Bench(BenchArgs),
     /// Write a bootable disk image.
     Image(ImageArgs),
     /// Install, fetch and build all that boxes need, now.
@@ -81,6 +83,22 @@ pub struct TestArgs {
     /// Keep the boxes' serial logs in this directory.
     #[arg(long, value_name = "DIR")]
     pub logs: Option<PathBuf>,
+}
+
+/// Measures Parterre beside its peer: the same box booted bare, with KVM and Debian's QEMU, running the same guests.
+///
+/// Exits are counted in instructions: in a box of one processor whose clock counts them. Larger things are timed.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Only these parts: image, exits, start, parent, memory.
+    #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory"])]
+    pub parts: Vec<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Use this parterre.efi instead of building the project's.
+    #[arg(long, value_name = "FILE")]
+    pub efi: Option<PathBuf>,
 }
 
 /// Writes a disk image that UEFI firmware boots: Parterre, the parent's kernel and its root file system.

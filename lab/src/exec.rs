@@ -89,7 +89,12 @@ impl ParentArgs {
             below: if self.bare { Below::Nothing } else { Below::Parterre },
             efi: self.efi.clone(),
             with_stack: !self.no_stack,
-            extras: Extras { packages: self.with.clone(), overlay: self.overlay.clone(), files },
+            extras: Extras {
+                packages: self.with.clone(),
+                overlay: self.overlay.clone(),
+                files,
+                ..Extras::default()
+            },
             cmdline: self.cmdline.clone(),
             configuration: self.config.clone(),
             changes: Vec::new(),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod apt;
+mod bench;
 mod boxes;
 mod build;
 mod bundle;
@@ -58,6 +59,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Run(args) => run::run(args),
         Command::Test(args) => test::run(args),
         Command::Exec(exec) => exec::run(exec),
+        Command::Bench(args) => bench::run(args),
         Command::Image(args) => disk::run(args),
         Command::Setup(setup) => set_up(setup.refresh),
     }

@@ -28,7 +28,7 @@ pub enum Below {
 pub type Change = (&'static str, Option<Vec<u8>>);
 
 /// What shall be booted.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Wish {
     /// With Parterre or bare.
     pub below: Below,
@@ -122,7 +122,9 @@ struct Parts {
 
 impl Parts {
     fn write(&self, disk: &Path, settings: &[String], changes: &[Change]) -> Result<()> {
-        let configuration = configuration(&self.cmdline, settings);
+        let (kernel, initrd) = (crc32fast::hash(&self.vmlinuz), crc32fast::hash(&self.initrd));
+        let mut configuration = configuration(&self.cmdline, settings);
+        configuration.push_str(&format!("kernel-crc32 = {kernel:08x}\ninitrd-crc32 = {initrd:08x}\n"));
         let mut items = vec![
             Item { path: "EFI/BOOT/BOOTX64.EFI", contents: &self.image },
             Item { path: "parterre/parterre.conf", contents: configuration.as_bytes() },

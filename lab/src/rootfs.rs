@@ -1,6 +1,7 @@
 //! The parent's root file system: an initramfs of busybox and the C library from packages, the lab's agent, and the
 //! virtualization stack.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,7 +38,7 @@ const DIRECTORIES: [&str; 12] =
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
 /// What goes into the parent besides the base.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Extras {
     /// Debian packages, laid over the base with all they depend on.
     pub packages: Vec<String>,
@@ -45,6 +46,10 @@ pub struct Extras {
     pub overlay: Option<PathBuf>,
     /// Single files: path in the root file system, file on this machine.
     pub files: Vec<(String, PathBuf)>,
+    /// Single programs, likewise.
+    pub programs: Vec<(String, PathBuf)>,
+    /// Scripts: path in the root file system, contents.
+    pub texts: Vec<(String, String)>,
 }
 
 /// Packs the parent's root file system.
@@ -75,6 +80,13 @@ pub fn pack(programs: &Programs, extras: &Extras) -> Result<Vec<u8>> {
     for (path, file) in &extras.files {
         let contents = fs::read(file).with_context(|| format!("{} cannot be read.", file.display()))?;
         archive.file(path, 0o644, &contents);
+    }
+    for (path, file) in &extras.programs {
+        let contents = fs::read(file).with_context(|| format!("{} cannot be read.", file.display()))?;
+        archive.file(path, 0o755, &contents);
+    }
+    for (path, text) in &extras.texts {
+        archive.file(path, 0o755, text.as_bytes());
     }
     if let Some(overlay) = &extras.overlay {
         archive.tree(overlay, "", &|_| false)?;
@@ -144,4 +156,25 @@ fn add_program(archive: &mut Archive, base: &Bundle, program: &Path) -> Result<(
     }
     archive.file(&format!("usr/bin/{name}"), 0o755, &contents);
     Ok(())
+}
+
+/// The libraries in `directory` that a program needs, directly or through each other.
+///
+/// # Errors
+/// When the program or one of the libraries cannot be read.
+pub fn libraries(program: &Path, directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![program.to_owned()];
+    while let Some(file) = open.pop() {
+        let contents = fs::read(&file).with_context(|| format!("{} cannot be read.", file.display()))?;
+        let elf = goblin::elf::Elf::parse(&contents)
+            .with_context(|| format!("{} is no program.", file.display()))?;
+        for name in elf.libraries {
+            let library = directory.join(name);
+            if library.exists() && found.insert(library.clone()) {
+                open.push(library);
+            }
+        }
+    }
+    Ok(found)
 }

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case { name: "boot::without-no-execute", setting: PLAIN, check: Check::Free(without_nx) },
     Case { name: "boot::kernel-missing", setting: PLAIN, check: Check::Free(kernel_missing) },
     Case { name: "boot::kernel-damaged", setting: PLAIN, check: Check::Free(kernel_damaged) },
+    Case { name: "boot::kernel-altered", setting: PLAIN, check: Check::Free(kernel_altered) },
     Case { name: "boot::initrd-missing", setting: PLAIN, check: Check::Free(initrd_missing) },
     Case { name: "boot::configuration-missing", setting: PLAIN, check: Check::Free(configuration_missing) },
     Case { name: "boot::configuration-damaged", setting: PLAIN, check: Check::Free(configuration_damaged) },
@@ -52,6 +53,14 @@ fn kernel_missing(wish: Wish) -> Result<()> {
 
 fn kernel_damaged(wish: Wish) -> Result<()> {
     refused(wish, &[], Some(("parterre/vmlinuz", Some(vec![0x55; 100_000]))), "vmlinuz")
+}
+
+/// One byte of a kernel that is otherwise whole.
+fn kernel_altered(wish: Wish) -> Result<()> {
+    let mut kernel = std::fs::read(crate::kernel::parent()?.image)?;
+    let middle = kernel.len() / 2;
+    kernel[middle] ^= 1;
+    refused(wish, &[], Some(("parterre/vmlinuz", Some(kernel))), "vmlinuz")
 }
 
 fn initrd_missing(wish: Wish) -> Result<()> {

@@ -1,0 +1,164 @@
+//! `cargo lab bench`: Parterre's numbers beside its peer's. The peer is the same box booted bare, with KVM and Debian's
+//! QEMU, running the same guest programs. No test asserts a number; this reports.
+
+mod exits;
+mod memory;
+mod parent;
+mod peer;
+mod start;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::build;
+use crate::cli::BenchArgs;
+use crate::media::{Below, Wish};
+
+/// One number beside its peer's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// In what: instructions, ms, KiB.
+    pub unit: &'static str,
+    /// Parterre's; none if it could not be measured.
+    pub ours: Option<f64>,
+    /// The peer's.
+    pub peer: Option<f64>,
+    /// What is aimed at, for people.
+    pub aim: &'static str,
+}
+
+impl Row {
+    fn ratio(&self) -> Option<f64> {
+        Some(self.ours? / self.peer.filter(|peer| *peer > 0.0)?)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name, "unit": self.unit, "parterre": self.ours, "peer": self.peer, "ratio": self.ratio(),
+            "aim": self.aim,
+        })
+    }
+}
+
+/// A part of the benchmark: its name, and what measures its rows.
+type Part = (&'static str, fn(&Wish) -> Result<Vec<Row>>);
+
+const PARTS: [Part; 5] = [
+    ("image", |wish| Ok(vec![image_row(wish)?])),
+    ("exits", exits::measure),
+    ("start", start::measure),
+    ("parent", parent::measure),
+    ("memory", memory::measure),
+];
+
+/// Measures and prints.
+///
+/// # Errors
+/// Never; a part that fails is reported and leaves the others be, and the exit status is then 1.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    let wish = Wish { efi: args.efi.clone(), ..Wish::default() };
+    let wanted = |name: &str| args.parts.is_empty() || args.parts.iter().any(|part| part == name);
+    let (mut rows, mut failed) = (Vec::new(), false);
+    for (name, measure) in PARTS.iter().filter(|(name, _)| wanted(name)) {
+        match measure(&wish) {
+            Ok(more) => rows.extend(more),
+            Err(e) => {
+                failed = true;
+                eprintln!(
+                    "lab: The part '{name}' could not be measured.\n  because: {}",
+                    crate::tool::sentences(&e)
+                );
+            }
+        }
+    }
+    if args.json {
+        println!("{:#}", Value::from_iter(rows.iter().map(Row::json)));
+    } else {
+        print!("{}", table(&rows));
+    }
+    failed |= rows.iter().any(|row| row.ours.is_none());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One side of a comparison; when it cannot be measured that is said, and the other side goes on.
+fn side<T>(who: &str, result: Result<T>) -> Option<T> {
+    result
+        .inspect_err(|e| {
+            eprintln!("lab: {who} could not be measured.\n  because: {}", crate::tool::sentences(e))
+        })
+        .ok()
+}
+
+/// The same wish with nothing below the parent, and with the peer in it.
+fn bare(wish: &Wish) -> Result<Wish> {
+    let mut bare = wish.clone();
+    bare.below = Below::Nothing;
+    bare.with_stack = false;
+    peer::add(&mut bare.extras)?;
+    Ok(bare)
+}
+
+fn image_row(wish: &Wish) -> Result<Row> {
+    let image = wish.efi.clone().map_or_else(|| build::hypervisor().map(|built| built.image), Ok)?;
+    let bytes = std::fs::metadata(image)?.len();
+    let kib = f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX));
+    Ok(Row {
+        name: "size of parterre.efi".into(),
+        unit: "KiB",
+        ours: Some(kib),
+        peer: None,
+        aim: "under 400",
+    })
+}
+
+fn table(rows: &[Row]) -> String {
+    let number = |value: Option<f64>| match value {
+        None => "-".to_owned(),
+        Some(value) if value < 100.0 => format!("{value:.2}"),
+        Some(value) => format!("{value:.0}"),
+    };
+    let mut lines = vec![["", "Parterre", "KVM+QEMU", "ratio", "unit", "aim"].map(str::to_owned)];
+    lines.extend(rows.iter().map(|row| {
+        let ratio = row.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}"));
+        [row.name.clone(), number(row.ours), number(row.peer), ratio, row.unit.to_owned(), row.aim.to_owned()]
+    }));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let mut text = String::new();
+    for [name, ours, peer, ratio, unit, aim] in &lines {
+        let line = format!(
+            "{name:<0$}  {ours:>1$}  {peer:>2$}  {ratio:>3$}  {unit:<4$}  {aim}",
+            widths[0], widths[1], widths[2], widths[3], widths[4]
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned() {
+        let row = |name: &str, ours, peer| Row { name: name.into(), unit: "ticks", ours, peer, aim: "less" };
+        let text = table(&[row("cpuid", Some(800.0), Some(3200.0)), row("a longer name", None, Some(1.5))]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[1].contains("0.250") && lines[2].contains(" - "), "{text}");
+        assert_eq!(lines[1].find("ticks"), lines[2].find("ticks"));
+    }
+
+    #[test]
+    fn a_ratio_needs_both_numbers() {
+        let row = |ours, peer| Row { name: String::new(), unit: "", ours, peer, aim: "" };
+        assert_eq!(row(Some(1.0), Some(4.0)).ratio(), Some(0.25));
+        assert_eq!(row(Some(1.0), Some(0.0)).ratio(), None);
+        assert_eq!(row(None, Some(1.0)).ratio(), None);
+    }
+}
