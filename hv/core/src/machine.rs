@@ -10,6 +10,11 @@
 
 use crate::memory::{Frame, Lent};
 
+/// The vector of the hypervisor's own interrupts on every processor. Linux keeps it out of use as a root partition from 7.3
+/// on (`hv_reserve_irq_vectors`); an earlier one comes to it only when a processor has some 170 other interrupts, and is
+/// refused it then.
+pub const HYPERVISOR_VECTOR: u8 = 0xD2;
+
 /// A whole machine: the types that make it up, and what concerns all of its processors.
 pub trait Machine: Sized + Send + Sync + 'static {
     /// A virtual processor's register state and its vendor control block.
@@ -95,6 +100,8 @@ pub trait Processor {
     fn index(&self) -> usize;
     /// Sets the one-shot timer: at `deadline` (in TSC ticks) `interrupt` is raised. `None` disarms it.
     fn arm_timer(&mut self, deadline: Option<u64>, interrupt: TimerInterrupt);
+    /// Whether the timer is armed and has not raised its interrupt yet.
+    fn timer_running(&self) -> bool;
     /// After [`Exit::Interrupt`]: takes the hypervisor's own interrupts (timer, kick) and says what there was.
     fn take_interrupts(&mut self) -> Interrupts;
     /// Waits in host mode until [`Machine::kick`] (a kick since the last wait returns at once). Interrupts for the parent

@@ -175,6 +175,15 @@ pub fn timer_count() -> u32 {
     unsafe { msr::read(MSR_TIMER_CURRENT) as u32 }
 }
 
+/// Whether this processor's timer is set and has not fired yet. `deadline_mode` says which kind of timer it is.
+pub fn timer_running(deadline_mode: bool) -> bool {
+    if !deadline_mode {
+        return timer_count() != 0;
+    }
+    // SAFETY: the register is there in TSC-deadline mode; it reads 0 once the timer has fired.
+    unsafe { msr::read(msr::TSC_DEADLINE) != 0 }
+}
+
 /// The divide configuration register's value for division by `1 << shift` (Intel SDM 3A, figure 11-10).
 fn divide_configuration(shift: u32) -> u64 {
     let code = if shift == 0 { 7 } else { u64::from(shift.min(7)) - 1 };

@@ -326,6 +326,10 @@ impl machine::Processor for LogicalProcessor {
         }
     }
 
+    fn timer_running(&self) -> bool {
+        apic::timer_running(self.clock.deadline_mode)
+    }
+
     fn take_interrupts(&mut self) -> Interrupts {
         let own = self.take_own_interrupt();
         let kick = self.shared.kick.swap(false, SeqCst);

@@ -104,6 +104,8 @@ pub struct LogicalProcessor<M: Machine> {
     vp: AtomicU32,
     /// The parent has made a virtual processor for it.
     pub(crate) has_vp: AtomicBool,
+    /// The parent has started its virtual processor here.
+    started: AtomicBool,
     /// Whether it runs the parent at the moment.
     pub(crate) guest: Presence,
     mailbox: Mailbox,
@@ -125,6 +127,7 @@ impl<M: Machine> LogicalProcessor<M> {
             index: config.index,
             vp: AtomicU32::new(if first { 0 } else { NO_VP }),
             has_vp: AtomicBool::new(first),
+            started: AtomicBool::new(first),
             guest: Presence::default(),
             mailbox: Mailbox::default(),
             synic: Mutex::new(ParentSynic::new(config.synic)),

@@ -48,7 +48,17 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// WRMSR.
-    pub(super) fn write_msr(&mut self, number: u32, value: u64, length: Option<u8>) {
+    pub(super) fn write_msr(
+        &mut self,
+        processor: &M::Processor,
+        number: u32,
+        value: u64,
+        length: Option<u8>,
+    ) {
+        if is_timer(number) {
+            // What was armed until now must not be mistaken for what is being set.
+            self.expire_own(processor);
+        }
         match self.set_msr(number, value) {
             Some(()) => self.skip(length, Exiting::WriteMsr),
             None => events::general_protection(&mut self.vcpu),
@@ -195,6 +205,14 @@ impl<M: Machine> ParentVp<M> {
         self.timer_changed = true;
         Some(())
     }
+}
+
+/// Whether a register sets a timer.
+fn is_timer(number: u32) -> bool {
+    matches!(
+        number,
+        msr::STIMER0_CONFIG..=msr::STIMER3_COUNT | X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_DIVIDE
+    )
 }
 
 /// Reads a register whose page the hypervisor chose: whether it enables it. `None` if it enables another page.

@@ -11,6 +11,7 @@ use crate::{
     time::{Expiration, SyntheticTimers},
     xstate,
 };
+use core::sync::atomic::Ordering::SeqCst;
 
 /// Bits of a physical address that page-table entries of the parent may have.
 const PHYSICAL_BITS: u8 = 52;
@@ -98,7 +99,7 @@ impl<M: Machine> ParentVp<M> {
         match exit {
             Exit::Cpuid { length } => self.cpuid(length),
             Exit::ReadMsr { msr, length } => self.read_msr(msr, length),
-            Exit::WriteMsr { msr, value, length } => self.write_msr(msr, value, length),
+            Exit::WriteMsr { msr, value, length } => self.write_msr(processor, msr, value, length),
             Exit::Hypercall { length } => self.hypercall(processor, length),
             Exit::Kick => self.take_messages(processor),
             Exit::Interrupt | Exit::Pause | Exit::InterruptWindow => {}
@@ -177,6 +178,7 @@ impl<M: Machine> ParentVp<M> {
 
     /// Resets the virtual processor and waits for its start-up message.
     fn wait_for_startup(&mut self, processor: &mut M::Processor) {
+        self.lp.started.store(false, SeqCst);
         let signature = self.hv.machine.cpuid(1, 0)[0];
         power_on::init(&mut self.vcpu, signature);
         self.lp.synic.lock().reset();
@@ -188,10 +190,21 @@ impl<M: Machine> ParentVp<M> {
         processor.arm_timer(None, TimerInterrupt::Hypervisor);
         loop {
             match self.lp.mailbox.take() {
-                Some(Message::Startup(page)) => return power_on::start_up(&mut self.vcpu, page),
+                Some(Message::Startup(page)) => {
+                    power_on::start_up(&mut self.vcpu, page);
+                    return self.started();
+                }
                 Some(Message::Init) => {}
                 None => processor.wait_for_kick(),
             }
+        }
+    }
+
+    /// The parent has started its processor here. Once it has started all of them its interrupt commands need not be looked at.
+    fn started(&self) {
+        self.lp.started.store(true, SeqCst);
+        if self.hv.processors.iter().all(|lp| lp.started.load(SeqCst)) {
+            self.hv.machine.intercept_icr(false);
         }
     }
 
@@ -205,8 +218,9 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// Delivers what is due of the parent's own timers, unless the processor's timer, armed for it, has done so.
-    fn expire_own(&mut self, now: u64) {
-        let delivered = self.armed.take().is_some_and(|deadline| deadline <= now);
+    pub(super) fn expire_own(&mut self, processor: &M::Processor) {
+        let fired = self.armed.take().is_some() && !processor.timer_running();
+        let now = self.hv.machine.tsc();
         let expired = self.stimers.expire(self.hv.parent.clock.reference_time(now));
         let stimer = expired.iter().find_map(|expiration| match expiration {
             Expiration::Direct { vector } => Some(*vector),
@@ -214,7 +228,7 @@ impl<M: Machine> ParentVp<M> {
         });
         let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
         let local = self.apic.timer_expired(&context);
-        if !delivered {
+        if !fired {
             for vector in [stimer, local].into_iter().flatten() {
                 self.hv.machine.interrupt_parent(self.lp.index, vector);
             }
@@ -226,8 +240,8 @@ impl<M: Machine> ParentVp<M> {
     /// expects no timer interrupt is asked to exit when it idles instead.
     pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
         self.timer_changed = false;
+        self.expire_own(processor);
         let now = self.hv.machine.tsc();
-        self.expire_own(now);
         let others = self.lp.timers.lock().next();
         let own = self.parent_deadline(now);
         self.vcpu.intercept_halt(own.is_none() && others.is_some());
