@@ -10,11 +10,6 @@
 
 use crate::memory::{Frame, Lent};
 
-/// The vector of the hypervisor's own interrupts on every processor. Linux keeps it out of use as a root partition from 7.3
-/// on (`hv_reserve_irq_vectors`); an earlier one comes to it only when a processor has some 170 other interrupts, and is
-/// refused it then.
-pub const HYPERVISOR_VECTOR: u8 = 0xD2;
-
 /// A whole machine: the types that make it up, and what concerns all of its processors.
 pub trait Machine: Sized + Send + Sync + 'static {
     /// A virtual processor's register state and its vendor control block.

@@ -4,10 +4,7 @@
 //! the processor of the virtual processor that it named. What is kept is who mapped what, to refuse nonsense.
 
 use super::Call;
-use crate::{
-    hypervisor::Hypervisor,
-    machine::{HYPERVISOR_VECTOR, Machine},
-};
+use crate::{hypervisor::Hypervisor, machine::Machine};
 use parterre_abi::{
     device_interrupt::{
         DeviceId, DeviceInterruptTarget, DeviceType, InterruptEntry, InterruptSource, InterruptTriggerMode,
@@ -39,9 +36,7 @@ pub(super) fn map<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<(
         return Err(HvStatus::INVALID_PARTITION_ID);
     }
     let descriptor = input.interrupt_descriptor;
-    let vector = u8::try_from(descriptor.target.vector)
-        .ok()
-        .filter(|vector| *vector >= 16 && *vector != HYPERVISOR_VECTOR);
+    let vector = u8::try_from(descriptor.target.vector).ok().filter(|vector| *vector >= 16);
     let vector = vector.ok_or(HvStatus::INVALID_PARAMETER)?;
     let vp = target(call, &descriptor.target)?;
     let lp = hv.processor_of_vp(vp.0).ok_or(HvStatus::INVALID_VP_INDEX)?;
