@@ -383,9 +383,10 @@ impl<M: Machine> Run<'_, M> {
     }
 
     fn interrupted(&mut self, parent: &mut ParentVp<M>, interrupts: Interrupts) -> Option<End> {
+        // The timer may have fired a little before its deadline, by another clock: it is armed again in any case.
+        parent.armed_elsewhere();
         if interrupts.timer {
             self.timers_due = true;
-            parent.armed_elsewhere();
             parent.expire_timers();
         }
         interrupts.parent.then_some(End::Ready)
