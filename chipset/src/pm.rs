@@ -22,8 +22,8 @@ const ENABLE: u64 = 2;
 const CONTROL: u64 = 4;
 
 const POWER_BUTTON: u16 = 1 << 8;
-/// Status bits that can ever be set here.
-const STATUS_BITS: u16 = POWER_BUTTON;
+/// Enable bits that exist: timer, global lock, power button, sleep button, clock. Only the power button ever has a status.
+const ENABLE_BITS: u16 = 1 << 0 | 1 << 5 | POWER_BUTTON | 1 << 9 | 1 << 10;
 const SCI_ENABLED: u16 = 1 << 0;
 const SLEEP_ENABLE: u16 = 1 << 13;
 
@@ -81,16 +81,16 @@ impl Device for PowerManagement {
             (STATUS, 2) => self.update(|state| state.status &= !(value as u16)),
             (STATUS, 4) => self.update(|state| {
                 state.status &= !(value as u16);
-                state.enable = (value >> 16) as u16 & STATUS_BITS;
+                state.enable = (value >> 16) as u16 & ENABLE_BITS;
             }),
-            (ENABLE, 2) => self.update(|state| state.enable = value as u16 & STATUS_BITS),
+            (ENABLE, 2) => self.update(|state| state.enable = value as u16 & ENABLE_BITS),
             (CONTROL, 2) => self.write_control(value as u16),
             // Byte accesses of the event registers act on their half.
             (0..=1, 1) => self.update(|state| state.status &= !((value as u16) << (8 * offset))),
             (2..=3, 1) => self.update(|state| {
                 let shift = 8 * (offset - ENABLE);
                 let half = 0xFFu16 << shift;
-                state.enable = ((state.enable & !half) | (value as u16) << shift) & STATUS_BITS;
+                state.enable = ((state.enable & !half) | (value as u16) << shift) & ENABLE_BITS;
             }),
             _ => {}
         }
@@ -140,7 +140,7 @@ mod tests {
         assert!(sent.0.lock().unwrap().is_empty());
         pm.write(ENABLE, 2, u64::MAX);
         assert_eq!(*sent.0.lock().unwrap(), [0x39]);
-        assert_eq!(pm.read(STATUS, 4), u64::from(POWER_BUTTON) | u64::from(POWER_BUTTON) << 16);
+        assert_eq!(pm.read(STATUS, 4), u64::from(POWER_BUTTON) | u64::from(ENABLE_BITS) << 16);
         pm.write(STATUS + 1, 1, 1);
         assert_eq!(pm.read(STATUS, 2), 0);
     }

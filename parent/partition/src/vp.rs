@@ -2,7 +2,9 @@
 
 use mshv_bindings::{
     HV_TRANSLATE_GVA_SET_PAGE_TABLE_BITS, HV_TRANSLATE_GVA_VALIDATE_EXECUTE, HV_TRANSLATE_GVA_VALIDATE_READ,
-    HV_TRANSLATE_GVA_VALIDATE_WRITE, hv_message, hv_register_assoc, hv_register_value, hv_u128,
+    HV_TRANSLATE_GVA_VALIDATE_WRITE, HVCALL_TRANSLATE_VIRTUAL_ADDRESS, hv_input_translate_virtual_address,
+    hv_message, hv_output_translate_virtual_address, hv_register_assoc, hv_register_value, hv_u128,
+    make_args, mshv_root_hvcall,
 };
 use mshv_ioctls::VcpuFd;
 
@@ -61,6 +63,26 @@ impl MshvVp {
             .get_reg(&mut assocs)
             .map_err(Error::call(format!("cannot read registers of virtual processor {}", self.index)))?;
         Ok(assocs.iter().map(value_of).collect())
+    }
+
+    /// `HvCallTranslateVirtualAddress`. Not by the crate's own helper: that tries an `ioctl` first which upstream's
+    /// driver does not have and complains about in the kernel's log. Returns the GPA and the result code.
+    fn translate_by_hypercall(&self, gva: u64, control_flags: u64) -> Result<(u64, u32)> {
+        const PAGE_SHIFT: u32 = 12;
+        let input = hv_input_translate_virtual_address {
+            vp_index: self.index,
+            control_flags,
+            gva_page: gva >> PAGE_SHIFT,
+            ..Default::default() // the driver fills in the partition
+        };
+        let mut output = hv_output_translate_virtual_address::default();
+        let mut call = make_args!(HVCALL_TRANSLATE_VIRTUAL_ADDRESS, input, output);
+        self.vcpu
+            .hvcall(&mut call)
+            .map_err(Error::call(format!("cannot translate guest virtual address {gva:#x}")))?;
+        // SAFETY: both members of the union are plain 64-bit data; the low half is the code.
+        let code = unsafe { output.translation_result.as_uint64 } as u32;
+        Ok(((output.gpa_page << PAGE_SHIFT) | (gva & 0xFFF), code))
     }
 
     fn set_registers(&self, values: &[(u32, u128)]) -> Result<()> {
@@ -181,12 +203,7 @@ impl VirtualProcessor for MshvVp {
                 Access::Write => HV_TRANSLATE_GVA_VALIDATE_READ | HV_TRANSLATE_GVA_VALIDATE_WRITE,
                 Access::Execute => HV_TRANSLATE_GVA_VALIDATE_EXECUTE,
             };
-        let (gpa, result) = self
-            .vcpu
-            .translate_gva(gva, u64::from(flags))
-            .map_err(Error::call(format!("cannot translate guest virtual address {gva:#x}")))?;
-        // SAFETY: both members of the union are plain 64-bit data.
-        let code = unsafe { result.as_uint64 } as u32;
+        let (gpa, code) = self.translate_by_hypercall(gva, u64::from(flags))?;
         Ok(match code {
             // 1 page not present, 2 privilege violation, 3 reserved bits set.
             1 => Translation::Fault { present: false },

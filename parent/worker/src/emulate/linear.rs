@@ -20,6 +20,13 @@ impl Emulation<'_> {
         {
             return Ok(known_gpa | gva & 0xFFF);
         }
+        // The intercept names the GPA of the only operand in memory. One that crosses a page is translated properly.
+        if let Some(gpa) = self.touched
+            && gpa & 0xFFF == gva & 0xFFF
+            && access != Access::Execute
+        {
+            return Ok(gpa);
+        }
         match self.vp.translate(gva, access)? {
             Translation::Mapped(gpa) => Ok(gpa),
             Translation::Fault { present } => {

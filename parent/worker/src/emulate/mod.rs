@@ -71,6 +71,8 @@ struct Emulation<'a> {
     segments: Option<Segments>,
     /// The page that the hypervisor has translated already: GVA to GPA.
     known: Option<(u64, u64)>,
+    /// The GPA that was touched, while it is not known by which GVA.
+    touched: Option<u64>,
 }
 
 /// Carries out a port access and moves the guest past it.
@@ -93,8 +95,19 @@ pub fn memory(
     let known = access.gva.map(|gva| (gva, access.gpa));
     Emulation::start(vp, devices, access.context, known)?.finish(|emulation| {
         let instruction = emulation.decode(&access.bytes)?;
+        if known.is_none() && has_one_address(&instruction) {
+            emulation.touched = Some(access.gpa);
+        }
         emulation.instruction(&instruction)
     })
+}
+
+/// Whether an instruction touches memory at one place only: then that place is the GPA of the intercept.
+fn has_one_address(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    let kinds = (0..instruction.op_count()).map(|operand| instruction.op_kind(operand));
+    let explicit = kinds.filter(|kind| *kind == iced_x86::OpKind::Memory).count();
+    explicit == 1 && !matches!(instruction.mnemonic(), M::Push | M::Pop)
 }
 
 impl<'a> Emulation<'a> {
@@ -107,7 +120,7 @@ impl<'a> Emulation<'a> {
         let mut registers = [0; 18];
         vp.get(&Register::ALL, &mut registers)?;
         let known = known.map(|(gva, gpa)| (gva & !0xFFF, gpa & !0xFFF));
-        Ok(Emulation { vp, devices, context, registers, changed: 0, segments: None, known })
+        Ok(Emulation { vp, devices, context, registers, changed: 0, segments: None, known, touched: None })
     }
 
     /// Runs one instruction and writes back what it changed, or gives the guest its exception.

@@ -358,3 +358,16 @@ fn any_bytes_as_an_instruction_do_no_harm() {
     }
     assert_eq!(b.vp.index(), 0);
 }
+
+#[test]
+fn the_only_operand_needs_no_translation() {
+    // The page tables would say no; the intercept has said where the access goes.
+    let mut b = bench().holding(0x77).set(Register::Rax, 0xFFFF_8000_0000_0000);
+    b.vp.pages.insert(0xFFFF_8000_0000_0000 >> 12, None);
+    let b = b.ok(&[0x8B, 0x08]); // mov ecx, [rax]
+    assert_eq!(b.get(Register::Rcx), 0x77);
+    // Two operands in memory do.
+    let mut b = bench().set(Register::Rsi, DEVICE).set(Register::Rdi, DATA);
+    b.vp.pages.insert(DATA >> 12, None);
+    assert_eq!(b.run(&[0xA4]).vp.exceptions[0].vector, 14); // movsb
+}
