@@ -171,17 +171,17 @@ pub fn set_timer(timer: Timer) {
 
 /// What is left of the timer's count.
 pub fn timer_count() -> u32 {
-    // SAFETY: x2APIC mode is on; reading has no effect.
-    unsafe { msr::read(MSR_TIMER_CURRENT) as u32 }
-}
-
-/// Whether this processor's timer is set and has not fired yet. `deadline_mode` says which kind of timer it is.
-pub fn timer_running(deadline_mode: bool) -> bool {
-    if !deadline_mode {
-        return timer_count() != 0;
+    let count: u32;
+    // SAFETY: x2APIC mode is on; reading has no effect, and SS stays what it is. Loading it has QEMU translate the next
+    // instruction by itself: only so may that look at the clock where the clock counts instructions (`-icount`).
+    unsafe {
+        core::arch::asm!(
+            "mov {ss:e}, ss", "mov ss, {ss:e}", "rdmsr",
+            ss = out(reg) _, in("ecx") MSR_TIMER_CURRENT, out("eax") count, out("edx") _,
+            options(nomem, nostack, preserves_flags),
+        );
     }
-    // SAFETY: the register is there in TSC-deadline mode; it reads 0 once the timer has fired.
-    unsafe { msr::read(msr::TSC_DEADLINE) != 0 }
+    count
 }
 
 /// The divide configuration register's value for division by `1 << shift` (Intel SDM 3A, figure 11-10).

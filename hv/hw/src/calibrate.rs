@@ -13,6 +13,8 @@ const PIT_COMMAND: u16 = 0x43;
 const PIT_GATE: u16 = 0x61;
 /// Ticks to measure over: about 42 ms, in one round of the 16-bit counter.
 const PIT_TICKS: u16 = 50_000;
+/// Ticks of the time stamp counter between two looks at the interval timer.
+const POLL_TICKS: u64 = 100_000;
 /// How often is measured; the middle result of each clock counts.
 const ATTEMPTS: usize = 5;
 
@@ -71,10 +73,18 @@ fn measure() -> (u64, u64) {
         port::write8(PIT_CHANNEL_2, 0xff);
         port::write8(PIT_CHANNEL_2, 0xff);
     }
-    apic::set_timer(apic::Timer::Count { vector: crate::processor::HYPERVISOR_VECTOR, count: u32::MAX, divide_shift: 4 });
+    apic::set_timer(apic::Timer::Count {
+        vector: crate::processor::HYPERVISOR_VECTOR,
+        count: u32::MAX,
+        divide_shift: 4,
+    });
     let start = read();
     while start.pit.wrapping_sub(read_pit()) < PIT_TICKS {
-        core::hint::spin_loop();
+        // Ports are slow to read; looking every 25 to 100 microseconds is enough.
+        let last = tsc();
+        while tsc() - last < POLL_TICKS {
+            core::hint::spin_loop();
+        }
     }
     let end = read();
     apic::set_timer(apic::Timer::Off);
@@ -89,7 +99,10 @@ fn read() -> Reading {
         let after = tsc();
         (after - before, Reading { pit: reading.0, tsc: before + (after - before) / 2, apic: reading.1 })
     };
-    (0..5).map(|_| one()).min_by_key(|(duration, _)| *duration).map_or_else(|| one().1, |(_, reading)| reading)
+    (0..5)
+        .map(|_| one())
+        .min_by_key(|(duration, _)| *duration)
+        .map_or_else(|| one().1, |(_, reading)| reading)
 }
 
 fn read_pit() -> u16 {
