@@ -45,7 +45,7 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
 fn best(spec: &BoxSpec, wish: &Wish) -> Result<f64> {
     let mut session = Session::start(spec, wish, BOOT)?;
     let script = format!(
-        "for n in $(seq {TIMES}); do begun=$(date +%s%N); {JOB}; echo took $(($(date +%s%N) - begun)); done"
+        "for n in $(seq {TIMES}); do begun=$(lab-agent --clock); {JOB}; echo took $(($(lab-agent --clock) - begun)); done"
     );
     let run = session.shell(&script, LIMIT)?;
     let times = run.stdout.lines().filter_map(|line| line.strip_prefix("took ")?.trim().parse::<f64>().ok());

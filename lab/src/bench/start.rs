@@ -64,8 +64,8 @@ fn best(wish: &Wish, command: &str) -> Result<f64> {
 /// The time is taken in the parent, so that the way of the output to this machine does not count.
 fn once(session: &mut Session, command: &str) -> Result<f64> {
     let script = format!(
-        "begun=$(date +%s%N); {command} 2>&1 | tee /tmp/console | while read -r line; do case $line in \
-         *'lab guest: userland'*) echo took $(($(date +%s%N) - begun)); break;; esac; done; \
+        "begun=$(lab-agent --clock); {command} 2>&1 | tee /tmp/console | while read -r line; do case $line in \
+         *'lab guest: userland'*) echo took $(($(lab-agent --clock) - begun)); break;; esac; done; \
          killall -q -9 vmwp ld-linux-x86-64.so.2; tail -n 20 /tmp/console >&2"
     );
     let run = session.shell(&script, LIMIT)?;
