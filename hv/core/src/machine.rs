@@ -95,8 +95,6 @@ pub trait Processor {
     fn index(&self) -> usize;
     /// Sets the one-shot timer: at `deadline` (in TSC ticks) `interrupt` is raised. `None` disarms it.
     fn arm_timer(&mut self, deadline: Option<u64>, interrupt: TimerInterrupt);
-    /// Whether the timer is armed and has not raised its interrupt yet.
-    fn timer_running(&self) -> bool;
     /// After [`Exit::Interrupt`]: takes the hypervisor's own interrupts (timer, kick) and says what there was.
     fn take_interrupts(&mut self) -> Interrupts;
     /// Waits in host mode until [`Machine::kick`] (a kick since the last wait returns at once). Interrupts for the parent

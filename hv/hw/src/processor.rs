@@ -145,8 +145,6 @@ pub struct LogicalProcessor {
     deadline: Option<u64>,
     /// An interrupt of the hypervisor's timer may be pending or come.
     timer_called: bool,
-    /// The vector that the timer is to raise for the parent, which has not run since it was set.
-    unseen_vector: Option<u8>,
     /// An NMI that is not ours has been taken and waits for the parent.
     foreign_nmi: bool,
 }
@@ -165,7 +163,6 @@ impl LogicalProcessor {
             global_interrupt_flag: false,
             deadline: None,
             timer_called: false,
-            unseen_vector: None,
             foreign_nmi: false,
         }
     }
@@ -209,7 +206,6 @@ impl LogicalProcessor {
         if self.timer_called || self.shared.interrupt_sent.load(SeqCst) {
             self.drain_own_interrupt();
         }
-        self.unseen_vector = None;
         None
     }
 
@@ -321,22 +317,13 @@ impl machine::Processor for LogicalProcessor {
             TimerInterrupt::Parent(vector) => {
                 apic::set_timer(setting(vector));
                 self.deadline = None;
-                self.unseen_vector = Some(vector);
             }
             TimerInterrupt::Hypervisor => {
                 apic::set_timer(setting(HYPERVISOR_VECTOR));
                 self.deadline = deadline;
-                self.unseen_vector = None;
                 self.timer_called |= deadline.is_some();
             }
         }
-    }
-
-    fn timer_running(&self) -> bool {
-        // An emulated timer may have counted down without having raised its interrupt yet. As long as the parent has not
-        // run the interrupt must still be there, if there was one.
-        apic::timer_running(self.clock.deadline_mode)
-            || self.unseen_vector.is_some_and(|vector| !apic::requested(vector))
     }
 
     fn take_interrupts(&mut self) -> Interrupts {
@@ -447,7 +434,11 @@ mod tests {
         assert_eq!(processor.take_nmi(Mode::Parent), Some(Exit::Nmi), "nobody of ours has sent it");
         shared.note_nmi();
         assert_eq!(processor.take_nmi(Mode::Child), Some(Exit::Interrupt));
-        assert_eq!(processor.enter(Mode::Parent), Some(Exit::Nmi), "the parent gets what came while a child ran");
+        assert_eq!(
+            processor.enter(Mode::Parent),
+            Some(Exit::Nmi),
+            "the parent gets what came while a child ran"
+        );
         shared.mode.store(Mode::Parent as u8, SeqCst);
         assert_eq!(shared.prepare_kick(), Call::Nmi);
         assert_eq!(processor.enter(Mode::Parent), Some(Exit::Kick), "seen before the NMI arrives");

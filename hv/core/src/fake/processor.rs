@@ -90,10 +90,6 @@ impl Processor for FakeProcessor {
         *self.local.timer.get() = deadline.map(|deadline| (deadline, interrupt));
     }
 
-    fn timer_running(&self) -> bool {
-        self.local.timer.get().is_some_and(|(deadline, _)| deadline > self.machine.tsc())
-    }
-
     fn take_interrupts(&mut self) -> Interrupts {
         let timer = self.local.expire(self.machine.tsc());
         let kick = self.local.kicked.swap(false, Ordering::SeqCst);

@@ -48,16 +48,10 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// WRMSR.
-    pub(super) fn write_msr(
-        &mut self,
-        processor: &M::Processor,
-        number: u32,
-        value: u64,
-        length: Option<u8>,
-    ) {
+    pub(super) fn write_msr(&mut self, number: u32, value: u64, length: Option<u8>) {
         if is_timer(number) {
-            // What was armed until now must not be mistaken for what is being set.
-            self.expire_own(processor);
+            // What was set until now must not be mistaken for what is being set.
+            self.expire_own(false);
         }
         match self.set_msr(number, value) {
             Some(()) => self.skip(length, Exiting::WriteMsr),

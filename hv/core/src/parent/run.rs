@@ -32,8 +32,6 @@ pub(crate) struct ParentVp<M: Machine> {
     pub assist_enabled: bool,
     /// The timer's deadline has to be looked at before the next entry.
     pub timer_changed: bool,
-    /// The deadline that the processor's timer is armed with to interrupt the parent.
-    pub armed: Option<u64>,
     /// What the processor's timer is armed with while a child runs.
     child_armed: Option<(Option<u64>, TimerInterrupt)>,
     nmi_noted: bool,
@@ -56,7 +54,8 @@ impl<M: Machine> Hypervisor<M> {
 }
 
 impl<M: Machine> ParentVp<M> {
-    fn new(hv: &'static Hypervisor<M>, processor: &M::Processor, vcpu: M::Vcpu) -> Self {
+    /// The parent's virtual processor before its first instruction; its state is in `vcpu`.
+    pub(crate) fn new(hv: &'static Hypervisor<M>, processor: &M::Processor, vcpu: M::Vcpu) -> Self {
         let lp = &hv.processors[processor.index()];
         let configuration = timer_configuration(&hv.machine, lp.index);
         Self {
@@ -67,7 +66,6 @@ impl<M: Machine> ParentVp<M> {
             apic: LocalApic::timer_only(configuration, &lp.timer_apic),
             assist_enabled: false,
             timer_changed: true,
-            armed: None,
             child_armed: None,
             nmi_noted: false,
             translations_seen: 0,
@@ -99,7 +97,7 @@ impl<M: Machine> ParentVp<M> {
         match exit {
             Exit::Cpuid { length } => self.cpuid(length),
             Exit::ReadMsr { msr, length } => self.read_msr(msr, length),
-            Exit::WriteMsr { msr, value, length } => self.write_msr(processor, msr, value, length),
+            Exit::WriteMsr { msr, value, length } => self.write_msr(msr, value, length),
             Exit::Hypercall { length } => self.hypercall(processor, length),
             Exit::Kick => self.take_messages(processor),
             Exit::Interrupt | Exit::Pause | Exit::InterruptWindow => {}
@@ -168,7 +166,6 @@ impl<M: Machine> ParentVp<M> {
     /// Does what other processors asked for.
     fn take_messages(&mut self, processor: &mut M::Processor) {
         self.expire_timers();
-        self.timer_changed = true;
         if let Some(Message::Init) = self.lp.mailbox.take() {
             self.vcpu.unload(processor);
             self.wait_for_startup(processor);
@@ -177,7 +174,7 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// Resets the virtual processor and waits for its start-up message.
-    fn wait_for_startup(&mut self, processor: &mut M::Processor) {
+    pub(crate) fn wait_for_startup(&mut self, processor: &mut M::Processor) {
         self.lp.started.store(false, SeqCst);
         let signature = self.hv.machine.cpuid(1, 0)[0];
         power_on::init(&mut self.vcpu, signature);
@@ -217,9 +214,10 @@ impl<M: Machine> ParentVp<M> {
         [stimer, local].into_iter().flatten().min()
     }
 
-    /// Delivers what is due of the parent's own timers, unless the processor's timer, armed for it, has done so.
-    pub(super) fn expire_own(&mut self, processor: &M::Processor) {
-        let fired = self.armed.take().is_some() && !processor.timer_running();
+    /// Lets the parent's own timers expire that are due, and delivers their interrupts unless the parent is about to set its
+    /// timer anew. The processor's timer, armed for it, may have delivered one already: it is the same pending interrupt
+    /// then, or one too many, for which a parent has to be prepared.
+    pub(super) fn expire_own(&mut self, deliver: bool) {
         let now = self.hv.machine.tsc();
         let expired = self.stimers.expire(self.hv.parent.clock.reference_time(now));
         let stimer = expired.iter().find_map(|expiration| match expiration {
@@ -228,7 +226,7 @@ impl<M: Machine> ParentVp<M> {
         });
         let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
         let local = self.apic.timer_expired(&context);
-        if !fired {
+        if deliver {
             for vector in [stimer, local].into_iter().flatten() {
                 self.hv.machine.interrupt_parent(self.lp.index, vector);
             }
@@ -240,7 +238,7 @@ impl<M: Machine> ParentVp<M> {
     /// expects no timer interrupt is asked to exit when it idles instead.
     pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
         self.timer_changed = false;
-        self.expire_own(processor);
+        self.expire_own(true);
         let now = self.hv.machine.tsc();
         let others = self.lp.timers.lock().next();
         let own = self.parent_deadline(now);
@@ -248,7 +246,6 @@ impl<M: Machine> ParentVp<M> {
         match own {
             Some((deadline, vector)) => {
                 let earliest = others.map_or(deadline, |other| other.min(deadline));
-                self.armed = Some(earliest);
                 processor.arm_timer(Some(earliest), TimerInterrupt::Parent(vector));
             }
             None => processor.arm_timer(None, TimerInterrupt::Hypervisor),
@@ -261,7 +258,6 @@ impl<M: Machine> ParentVp<M> {
             return;
         }
         let (deadline, interrupt) = wanted;
-        self.armed = deadline.filter(|_| interrupt != TimerInterrupt::Hypervisor);
         self.child_armed = Some(wanted);
         processor.arm_timer(deadline, interrupt);
     }
