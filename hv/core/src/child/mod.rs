@@ -148,13 +148,20 @@ impl<M: Machine> Child<M> {
         self.space.read().as_ref().map(action)
     }
 
-    /// Makes the address space and the tables of virtual processors.
+    /// Makes the address space and the tables of virtual processors, or nothing.
     pub(crate) fn initialize(&self, hv: &Hypervisor<M>) -> HvResult<()> {
-        self.expect(Stage::Created)?;
         let width = self.policy.read().physical_bits;
+        // The address space before the pool, as everywhere. With both held nobody else initializes.
+        let mut place = self.space.write();
         self.with_tables(hv, |tables| {
+            self.expect(Stage::Created)?;
             let needed = 1 + TABLES as u64 + 2;
             if tables.pool.available() < needed {
+                return Err(HvStatus::INSUFFICIENT_MEMORY);
+            }
+            let mut space = AddressSpace::new(tables, width).map_err(|_| HvStatus::INSUFFICIENT_MEMORY)?;
+            if space.prepare_overlays(tables, 2).is_err() || tables.pool.available() < needed - 1 {
+                space.end(tables);
                 return Err(HvStatus::INSUFFICIENT_MEMORY);
             }
             let frames = tables.take_frames(2).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
@@ -164,28 +171,24 @@ impl<M: Machine> Child<M> {
                 let frame = tables.take().ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
                 table.call_once(|| hv.machine.emplace(frame, VpTable::new()));
             }
-            let mut space = AddressSpace::new(tables, width).map_err(|_| HvStatus::INSUFFICIENT_MEMORY)?;
-            if space.prepare_overlays(tables, 2).is_err() {
-                space.end(tables);
-                return Err(HvStatus::INSUFFICIENT_MEMORY);
-            }
-            *self.space.write() = Some(space);
+            *place = Some(space);
+            self.stage.store(Stage::Active as u8, SeqCst);
             Ok(())
-        })?;
-        self.stage.store(Stage::Active as u8, SeqCst);
-        Ok(())
+        })
     }
 
-    /// Ends all virtual processors and mappings. Afterwards everything that was deposited can be withdrawn.
+    /// Ends all virtual processors and mappings. What they lay in is free after [`Child::end_tables`].
     pub(crate) fn finalize(&self, hv: &Hypervisor<M>, lp: usize) -> HvResult<()> {
-        self.expect(Stage::Active)?;
-        self.stage.store(Stage::Finalized as u8, SeqCst);
+        let (active, finalized) = (Stage::Active as u8, Stage::Finalized as u8);
+        let changed = self.stage.compare_exchange(active, finalized, SeqCst, SeqCst);
+        changed.map_err(|_| HvStatus::INVALID_PARTITION_STATE)?;
         self.stop_all(hv);
-        for processor in hv.processors {
-            processor.drop_partition(self.id, self.slot);
-        }
         for index in 0..MAX_VPS {
             self.remove_vp(hv, index);
+        }
+        // No virtual processor is there any more that could be signalled.
+        for processor in hv.processors {
+            processor.drop_partition(self.id, self.slot);
         }
         let space = self.space.write().take();
         let frames = core::mem::take(&mut *self.overlays.lock());
@@ -202,6 +205,18 @@ impl<M: Machine> Child<M> {
         hv.ports.lock().disconnect_all(self.id);
         hv.settle_child(lp, self);
         Ok(())
+    }
+
+    /// Gives back the tables of virtual processors, which are empty since [`Child::finalize`]: afterwards everything that
+    /// was deposited can be withdrawn.
+    pub(crate) fn end_tables(&mut self, hv: &Hypervisor<M>) {
+        let tables = core::mem::replace(&mut self.vps, [const { Once::new() }; TABLES]);
+        self.with_tables(hv, |pool| {
+            for page in tables.into_iter().filter_map(Once::try_into_inner) {
+                let frame = hv.machine.dissolve(page);
+                pool.give(frame);
+            }
+        });
     }
 
     /// Has all virtual processors leave guest mode, and waits until none runs. None begins any more: the stage says so.
@@ -223,13 +238,9 @@ impl<M: Machine> Child<M> {
 
     /// Takes a partition apart that is being deleted: gives the frames of all that is left to the pool, and the pool.
     pub(crate) fn dismantle(mut self, hv: &Hypervisor<M>) -> Pool {
-        let tables = core::mem::replace(&mut self.vps, [const { Once::new() }; TABLES]);
+        self.end_tables(hv);
         let stats = self.stats.lock().take();
         self.with_tables(hv, |pool| {
-            for page in tables.into_iter().filter_map(Once::try_into_inner) {
-                let frame = hv.machine.dissolve(page);
-                pool.give(frame);
-            }
             if let Some(frame) = stats {
                 hv.parent.space.write().unshare(&hv.machine, &hv.table, &frame);
                 let given = pool.give_visible(frame);

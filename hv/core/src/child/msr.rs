@@ -6,7 +6,7 @@ use crate::{
     apic,
     hypervisor::Hypervisor,
     machine::{Access, Machine, Reg, Vcpu},
-    memory::OverlayId,
+    memory::{OverlayId, Visible},
 };
 use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
@@ -142,6 +142,7 @@ impl<M: Machine> Child<M> {
             msr::APIC_FREQUENCY => machine.apic_frequency(),
             msr::ICR => inner.apic.read_synthetic_icr().ok()?,
             msr::TPR => inner.apic.read_synthetic_tpr(inner.vcpu.get(Reg::Cr8) as u8),
+            msr::VP_ASSIST_PAGE => inner.assist_msr,
             msr::CRASH_P0..=msr::CRASH_P4 => self.crash[(number - msr::CRASH_P0) as usize].load(SeqCst),
             msr::CRASH_CTL => CRASH_CAPABILITIES,
             _ => return None,
@@ -230,6 +231,7 @@ impl<M: Machine> Child<M> {
             // Passed over, as hypervisors do: what they would change is not a partition's.
             MICROCODE_UPDATE | PATCH_LOADER | MICROCODE_REVISION | PLATFORM_ID | MCG_STATUS | HWCR
             | LS_CFG | DE_CFG | MISC_ENABLE => Some(()),
+            msr::VP_ASSIST_PAGE => self.set_assist(hv, vp, inner, value),
             number => match mtrr(number) {
                 Some(index) => {
                     self.policy.write().set_mtrr(index, value);
@@ -300,6 +302,28 @@ impl<M: Machine> Child<M> {
     ) -> Option<()> {
         let overlays = self.overlays.lock();
         let frame = overlays.get(Self::overlay_index(id)?)?.as_ref()?;
+        self.lay(hv, id, place, frame, bytes, access)
+    }
+
+    /// Writes the VP assist page register. `None` refuses.
+    fn set_assist(&self, hv: &Hypervisor<M>, vp: &Vp<M>, inner: &mut Inner<M>, value: u64) -> Option<()> {
+        let new = OverlayPageMsr::from(value);
+        let place = new.enabled().then(|| new.page_number());
+        let id = OverlayId::VpAssist(vp.index);
+        self.lay(hv, id, place, &inner.assist, &[0; 4], Access::READ | Access::WRITE)?;
+        inner.assist_msr = value;
+        Some(())
+    }
+
+    fn lay(
+        &self,
+        hv: &Hypervisor<M>,
+        id: OverlayId,
+        place: Option<u64>,
+        frame: &Visible,
+        bytes: &[u8],
+        access: Access,
+    ) -> Option<()> {
         self.with_space(hv, |space, tables| {
             match place {
                 Some(page) => {

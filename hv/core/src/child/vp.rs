@@ -6,6 +6,7 @@ use crate::{
     apic::{self, Incoming, LocalApic},
     hypervisor::{Hypervisor, Presence},
     machine::{Machine, Reg, TableSource, Vcpu},
+    memory::{OverlayId, Visible},
     time::SyntheticTimers,
 };
 use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -144,6 +145,11 @@ pub(crate) struct Inner<M: Machine> {
     pub notify_deliverable: u64,
     /// Generation of the cached translations it ran with.
     pub translations_seen: u64,
+    /// The VP assist page and its register (TLFS "Virtual Processor Assist Page"). Nothing is put into the page: all that it
+    /// offers to a guest without nesting and VTLs is optional.
+    pub assist: Visible,
+    /// See `assist`.
+    pub assist_msr: u64,
     /// Numbers for the parent's statistics.
     pub counts: Counts,
 }
@@ -153,7 +159,7 @@ pub(super) const NO_NOTIFICATION: u64 = 0;
 
 impl<M: Machine> Inner<M> {
     /// The state of a new virtual processor, which is suspended until the parent lets it go.
-    pub fn new(vcpu: M::Vcpu, apic: LocalApic, wait_for_startup: bool) -> Self {
+    pub fn new(vcpu: M::Vcpu, apic: LocalApic, assist: Visible, wait_for_startup: bool) -> Self {
         Self {
             vcpu,
             apic,
@@ -163,6 +169,8 @@ impl<M: Machine> Inner<M> {
             intercept_suspend: false,
             notify_deliverable: NO_NOTIFICATION,
             translations_seen: u64::MAX,
+            assist,
+            assist_msr: 0,
             counts: Counts::default(),
         }
     }
@@ -206,6 +214,8 @@ pub(crate) struct Counts {
 pub(crate) fn end<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, vp: M::Page<Vp<M>>) {
     let (vp, frame) = hv.machine.take(vp);
     let inner = vp.inner.into_inner();
+    let _ =
+        child.with_space(hv, |space, tables| Ok(space.remove_overlay(tables, OverlayId::VpAssist(vp.index))));
     let mut parent = hv.parent.space.write();
     let pages = vp.pages.into_inner().take_all();
     for page in pages.iter().flatten() {
@@ -214,7 +224,7 @@ pub(crate) fn end<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, vp: M::Page<
     drop(parent);
     child.with_tables(hv, |tables| {
         tables.give_frames(hv.machine.end_vcpu(inner.vcpu));
-        for page in pages.into_iter().flatten() {
+        for page in pages.into_iter().flatten().chain([inner.assist]) {
             let given = tables.give_visible(page);
             debug_assert!(given.is_ok(), "a page of a virtual processor is still shown");
         }

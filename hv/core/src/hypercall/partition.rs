@@ -34,6 +34,8 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if input.isolation_properties != 0 {
         return Err(HvStatus::INVALID_PARAMETER);
     }
+    // A partition whose id the parent cannot be told would be there for ever.
+    call.reply(&CreatePartitionOutput { partition_id: PartitionId::INVALID })?;
     let mut pool = hv.parent.pool.lock();
     let frame = Tables { table: &hv.table, pool: &mut pool, machine: &hv.machine }.take();
     drop(pool);
@@ -64,7 +66,17 @@ pub(super) fn initialize<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvR
 /// `HvCallFinalizePartition`.
 pub(super) fn finalize<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) -> HvResult<()> {
     let input: FinalizePartitionInput = call.header()?;
-    hv.child(input.partition_id)?.finalize(hv, lp)
+    let slot = {
+        let child = hv.child(input.partition_id)?;
+        child.finalize(hv, lp)?;
+        child.slot
+    };
+    // Nobody refers to a virtual processor any more once nobody refers to the partition.
+    let mut place = hv.slots[usize::from(slot)].0.write();
+    if let Some(child) = place.as_mut().filter(|child| child.id == input.partition_id) {
+        child.end_tables(hv);
+    }
+    Ok(())
 }
 
 /// `HvCallDeletePartition`. What was deposited and not withdrawn goes back to the parent with it.
@@ -78,7 +90,8 @@ pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>)
         child.slot
     };
     let mut place = hv.slots[usize::from(slot)].0.write();
-    let page = place.take_if(|child| child.id == input.partition_id).ok_or(HvStatus::INVALID_PARTITION_ID)?;
+    let ended = |child: &mut M::Page<Child<M>>| child.id == input.partition_id && child.stage() != Stage::Active;
+    let page = place.take_if(ended).ok_or(HvStatus::INVALID_PARTITION_ID)?;
     let (child, frame) = hv.machine.take(page);
     drop(place);
     let mut parts = child.dismantle(hv);

@@ -5,7 +5,8 @@ use crate::{
     apic::{Configuration, Incoming, LocalApic, Rates},
     child::{Inner, RegisterAccess, Stage, Vp},
     hypervisor::Hypervisor,
-    machine::{Access, Machine, TableSource, Vcpu},
+    machine::{Access, Machine, Vcpu},
+    memory::Visible,
     power_on,
     walk::{self, Paging, Privilege, Request, WalkFault},
 };
@@ -37,25 +38,27 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if index >= crate::child::MAX_VPS || child.vp(index).is_ok() {
         return Err(HvStatus::INVALID_VP_INDEX);
     }
-    let needed = M::VCPU_FRAMES + 1;
+    let needed = M::VCPU_FRAMES + 3;
     let (frames, place) = child.with_tables(hv, |tables| {
         if tables.pool.available() < needed as u64 {
             return Err(HvStatus::INSUFFICIENT_MEMORY);
         }
         let frames = tables.take_frames(M::VCPU_FRAMES).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
-        match tables.take() {
-            Some(place) => Ok((frames, place)),
-            None => {
-                tables.give_frames(frames);
-                Err(HvStatus::INSUFFICIENT_MEMORY)
-            }
-        }
+        let [place, assist, ..] = tables.take_frames(2).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
+        Ok((frames, place.zip(assist).ok_or(HvStatus::INSUFFICIENT_MEMORY)?))
     })?;
+    let (place, assist) = place;
     let vcpu = child.read_space(|space| hv.machine.new_vcpu(frames, space.slat()));
     let vcpu = vcpu.ok_or(HvStatus::INVALID_PARTITION_STATE)?;
     let incoming = Incoming::new(index);
-    let inner = new_inner(hv, &child, index, vcpu, &incoming);
+    // Room for the overlay, so that the guest's own write of the register needs no memory.
+    let prepared = child.with_space(hv, |space, tables| Ok(space.prepare_overlays(tables, 1)));
+    let inner = new_inner(hv, &child, index, vcpu, &incoming, Visible::new(assist));
     let vp = hv.machine.emplace(place, Vp::new(index, incoming, inner));
+    if !matches!(prepared, Ok(Ok(()))) {
+        crate::child::end_vp(hv, &child, vp);
+        return Err(HvStatus::INSUFFICIENT_MEMORY);
+    }
     if let Err(vp) = child.insert_vp(index, vp) {
         crate::child::end_vp(hv, &child, vp);
         return Err(HvStatus::INVALID_VP_INDEX);
@@ -70,6 +73,7 @@ fn new_inner<M: Machine>(
     index: u32,
     mut vcpu: M::Vcpu,
     incoming: &Incoming,
+    assist: Visible,
 ) -> Inner<M> {
     let machine = &hv.machine;
     let policy = child.policy.read();
@@ -82,7 +86,7 @@ fn new_inner<M: Machine>(
     };
     power_on::reset(&mut vcpu, machine.cpuid(1, 0)[0]);
     vcpu.set(crate::machine::Reg::TscOffset, child.clock.read().tsc_offset());
-    Inner::new(vcpu, LocalApic::new(configuration, incoming), index != 0)
+    Inner::new(vcpu, LocalApic::new(configuration, incoming), assist, index != 0)
 }
 
 /// `HvCallDeleteVp`.
