@@ -24,6 +24,8 @@ pub mod machine;
 pub mod memory;
 mod parent;
 mod power_on;
+#[cfg(test)]
+mod tests;
 mod version;
 mod xstate;
 

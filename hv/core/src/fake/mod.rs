@@ -16,6 +16,7 @@ mod memory;
 mod page;
 mod platform;
 mod processor;
+mod rig;
 mod script;
 mod slat;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use memory::FakeMemory;
 pub use page::FakePage;
 pub use platform::FakeMachine;
 pub use processor::FakeProcessor;
+pub use rig::{Cpu, GeneralProtection, Rig, Sizes};
 pub use script::{Flow, Script};
 pub use slat::FakeSlat;
 pub use vcpu::FakeVcpu;
