@@ -90,7 +90,8 @@ pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>)
         child.slot
     };
     let mut place = hv.slots[usize::from(slot)].0.write();
-    let ended = |child: &mut M::Page<Child<M>>| child.id == input.partition_id && child.stage() != Stage::Active;
+    let ended =
+        |child: &mut M::Page<Child<M>>| child.id == input.partition_id && child.stage() != Stage::Active;
     let page = place.take_if(ended).ok_or(HvStatus::INVALID_PARTITION_ID)?;
     let (child, frame) = hv.machine.take(page);
     drop(place);
