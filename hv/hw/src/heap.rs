@@ -92,13 +92,10 @@ mod tests {
         assert_eq!((*first, many[999]), (0x1234, 999));
         assert_eq!(physical::address(first) % PAGE_SIZE as u64, 0);
         assert_eq!(physical::address(many.as_ptr()), base + 2 * PAGE_SIZE as u64);
-        let page = heap.pages(1);
+        let page = physical::pointer(heap.pages(1));
         // SAFETY: just taken from the heap.
-        assert!(
-            unsafe { core::slice::from_raw_parts(physical::pointer(page), PAGE_SIZE) }
-                .iter()
-                .all(|b| *b == 0)
-        );
+        let bytes = unsafe { core::slice::from_raw_parts(page, PAGE_SIZE) };
+        assert!(bytes.iter().all(|byte| *byte == 0));
         assert_eq!(heap.rest().length, 2 * PAGE_SIZE as u64);
     }
 }

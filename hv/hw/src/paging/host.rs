@@ -153,7 +153,8 @@ mod tests {
     fn tables(gigabyte_pages: bool) -> (HostTables, BootHeap) {
         let arena = Box::leak(Box::new(Arena([0; 64 * 4096])));
         // SAFETY: the arena is leaked and used through the heap only.
-        let mut heap = unsafe { BootHeap::new(PhysicalRange::new(physical::address(&raw const *arena), 64 * 4096)) };
+        let mut heap =
+            unsafe { BootHeap::new(PhysicalRange::new(physical::address(&raw const arena.0), 64 * 4096)) };
         let root = heap.pages(1);
         // SAFETY: a fresh page of the heap; the tables are never loaded.
         (unsafe { HostTables::new(root, gigabyte_pages) }, heap)
@@ -171,7 +172,11 @@ mod tests {
             }
             if !slot.is_table(level) {
                 let within = address & ((1 << shift) - 1);
-                return Some((entry & (WRITE | NO_EXECUTE), (entry & ADDRESS & !((1 << shift) - 1)) + within, level));
+                return Some((
+                    entry & (WRITE | NO_EXECUTE),
+                    (entry & ADDRESS & !((1 << shift) - 1)) + within,
+                    level,
+                ));
             }
             table = entry & ADDRESS;
         }
@@ -206,7 +211,10 @@ mod tests {
         assert_eq!(walk(&tables, code + 0x1fff), None);
         assert_eq!(walk(&tables, code + 0x2000), Some((NO_EXECUTE, code + 0x2000, 1)));
         assert_eq!(walk(&tables, code + 0x3000), Some((WRITE | NO_EXECUTE, code + 0x3000, 1)));
-        assert_eq!(walk(&tables, 513 * GIB + 0x20_0000), Some((WRITE | NO_EXECUTE, 513 * GIB + 0x20_0000, 2)));
+        assert_eq!(
+            walk(&tables, 513 * GIB + 0x20_0000),
+            Some((WRITE | NO_EXECUTE, 513 * GIB + 0x20_0000, 2))
+        );
         assert_eq!(walk(&tables, 514 * GIB), Some((WRITE | NO_EXECUTE, 514 * GIB, 3)));
     }
 }
