@@ -8,10 +8,10 @@ use core::arch::global_asm;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use crate::apic;
 use crate::heap::BootHeap;
 use crate::physical::{self, PAGE_SIZE};
 use crate::timer::{Clock, tsc};
-use crate::apic;
 
 // At the start CS is the page's segment and IP is 0. `Parameters` lies behind the code. All code is position-independent
 // but for the two far jumps, whose targets `Trampoline::new` fills in.
@@ -122,8 +122,16 @@ impl<T: Sync> Trampoline<T> {
     /// # Safety
     /// `page` is the address of a page below 1 MiB that is the hypervisor's alone, and mapped writable. The tables at `cr3`
     /// map the hypervisor, and this page executable.
-    pub unsafe fn new(page: u64, cr3: u64, entry: extern "sysv64" fn(&'static T) -> !, heap: &mut BootHeap) -> Self {
-        assert!(cr3 < 1 << 32, "the image lies above 4 GiB, where starting processors cannot find its page tables");
+    pub unsafe fn new(
+        page: u64,
+        cr3: u64,
+        entry: extern "sysv64" fn(&'static T) -> !,
+        heap: &mut BootHeap,
+    ) -> Self {
+        assert!(
+            cr3 < 1 << 32,
+            "the image lies above 4 GiB, where starting processors cannot find its page tables"
+        );
         let start = &raw const parterre_trampoline;
         let offset = |label: *const u8| label.addr() - start.addr();
         assert!(offset(&raw const parterre_trampoline_end) <= PAGE_SIZE);
@@ -142,7 +150,8 @@ impl<T: Sync> Trampoline<T> {
         };
         // SAFETY: the page is the caller's to give, and the code with its parameters fits it.
         unsafe {
-            physical::pointer(page).copy_from_nonoverlapping(start, offset(&raw const parterre_trampoline_end));
+            physical::pointer(page)
+                .copy_from_nonoverlapping(start, offset(&raw const parterre_trampoline_end));
             let place = page + offset(&raw const parterre_trampoline_parameters) as u64;
             physical::pointer(place).cast::<Parameters>().write_unaligned(parameters);
         }

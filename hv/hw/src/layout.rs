@@ -32,7 +32,11 @@ pub fn ram_end(memory: &[MemoryRange]) -> u64 {
 /// How far the parent's map reaches: all that the processor can address with four levels.
 pub fn reach(memory: &[MemoryRange], address_bits: u32, gigabyte_pages: bool) -> u64 {
     let addressable = 1_u64.checked_shl(address_bits).unwrap_or(REACH).min(REACH);
-    if gigabyte_pages { addressable } else { addressable.min(ram_end(memory).max(DEVICES).next_multiple_of(GIB)) }
+    if gigabyte_pages {
+        addressable
+    } else {
+        addressable.min(ram_end(memory).max(DEVICES).next_multiple_of(GIB))
+    }
 }
 
 /// How many tables the parent's map takes at most: the top one, those that hold 1 GiB pages, and at each place where the
@@ -118,7 +122,9 @@ mod tests {
 
     fn seen(memory: &[MemoryRange], reach: u64) -> Vec<(u64, u64, bool)> {
         let mut seen = Vec::new();
-        identity(memory, reach, |range| seen.push((range.first * 4096, (range.first + range.pages) * 4096, range.device)));
+        identity(memory, reach, |range| {
+            seen.push((range.first * 4096, (range.first + range.pages) * 4096, range.device))
+        });
         seen
     }
 

@@ -23,7 +23,13 @@ struct Stocks {
 }
 
 impl Stocks {
-    fn new(heap: &mut BootHeap, memory: &[MemoryRange], special: usize, reach: u64, gigabyte_pages: bool) -> Self {
+    fn new(
+        heap: &mut BootHeap,
+        memory: &[MemoryRange],
+        special: usize,
+        reach: u64,
+        gigabyte_pages: bool,
+    ) -> Self {
         let mut take = |pages: usize, kind| {
             layout::pages(PhysicalRange::new(heap.pages(pages), (pages * PAGE_SIZE) as u64), kind)
         };
@@ -85,7 +91,9 @@ pub fn special_page<V: Vendor>(
     access: Access,
 ) -> Visible {
     let page = table.take_special().expect("as many were set aside as there are registers for them");
-    space.share(machine, table, &page, access).expect("the parent's reserve has tables for its special pages");
+    space
+        .share(machine, table, &page, access)
+        .expect("the parent's reserve has tables for its special pages");
     page
 }
 

@@ -94,7 +94,8 @@ fn end(words: impl FnOnce(&mut LastWords) -> fmt::Result) -> ! {
     // Writing to the port cannot fail.
     let _ = out.write_str("\nparterre: ");
     let _ = words(&mut out);
-    let _ = out.write_str("parterre: all processors are stopped; no partition runs any more. Reset the machine.\n");
+    let _ = out
+        .write_str("parterre: all processors are stopped; no partition runs any more. Reset the machine.\n");
     registers::halt();
 }
 

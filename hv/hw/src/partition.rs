@@ -70,7 +70,8 @@ struct RootPartition<V: Vendor> {
 
 impl<V: Vendor> Work for RootPartition<V> {
     fn run(&'static self, index: usize, unit: &'static Unit) -> ! {
-        let mut processor = processor::LogicalProcessor::new(index, self.clock, unit.shared, unit.vendor_area);
+        let mut processor =
+            processor::LogicalProcessor::new(index, self.clock, unit.shared, unit.vendor_area);
         let vcpu = self.vcpus[index].lock().take().expect("each processor takes its own, once");
         self.hypervisor.machine.vendor.enable(&mut processor);
         self.hypervisor.run_parent(&mut processor, vcpu)

@@ -41,7 +41,9 @@ pub unsafe fn read(from: u64, bytes: &mut [u8]) {
     let at = from + head.len() as u64;
     for (index, word) in words.chunks_exact_mut(8).enumerate() {
         // SAFETY: as above; `split` has made the address a multiple of 8.
-        word.copy_from_slice(&unsafe { pointer(at + index as u64 * 8).cast::<u64>().read_volatile() }.to_ne_bytes());
+        word.copy_from_slice(
+            &unsafe { pointer(at + index as u64 * 8).cast::<u64>().read_volatile() }.to_ne_bytes(),
+        );
     }
     copy(at + words.len() as u64, tail);
 }
@@ -63,7 +65,8 @@ pub unsafe fn write(to: u64, bytes: &[u8]) {
     copy(to, head);
     let at = to + head.len() as u64;
     for (index, word) in words.chunks_exact(8).enumerate() {
-        let value = u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        let value =
+            u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
         // SAFETY: as above; `split` has made the address a multiple of 8.
         unsafe { pointer(at + index as u64 * 8).cast::<u64>().write_volatile(value) };
     }

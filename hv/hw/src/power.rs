@@ -35,7 +35,9 @@ pub fn reset(power: &PowerHardware) -> ! {
     unsafe {
         match power.reset {
             Some(ResetRegister::Port { port, value }) => port::write8(port, value),
-            Some(ResetRegister::Memory { address, value }) => physical::pointer(address).write_volatile(value),
+            Some(ResetRegister::Memory { address, value }) => {
+                physical::pointer(address).write_volatile(value)
+            }
             None => {}
         }
         pause();

@@ -82,7 +82,8 @@ pub fn take_over(info: LaunchInfo, next: fn(Ready) -> !) -> ! {
     // SAFETY: the boot program says that nobody uses this memory; the firmware has mapped it.
     let mut heap = unsafe { BootHeap::new(info.free) };
     // SAFETY: the root is used here only, once; it is zeroed. `map_all` maps what the hypervisor uses.
-    let mut host = unsafe { HostTables::new(physical::address(ROOT.0.get()), registers::has_gigabyte_pages()) };
+    let mut host =
+        unsafe { HostTables::new(physical::address(ROOT.0.get()), registers::has_gigabyte_pages()) };
     map_all(&mut host, &mut heap, &info);
     let idt = Idt::new(&mut heap);
     let idt = heap.place(idt);
@@ -174,7 +175,13 @@ extern "sysv64" fn on_own_stack(takeover: &'static mut Option<Takeover>) -> ! {
     // SAFETY: `map_all` has mapped all that hypervisor code uses.
     unsafe { registers::set_cr3(root) };
     let symbols = Symbols::new(info.symbols);
-    let code = info.image.sections.iter().find(|section| section.execute).map(|section| section.range).unwrap_or_default();
+    let code = info
+        .image
+        .sections
+        .iter()
+        .find(|section| section.execute)
+        .map(|section| section.range)
+        .unwrap_or_default();
     panic::prepare(Knowledge { image: info.image.range, code, region: info.region, symbols });
     settle(&units[0]);
     units[0].arrived.store(true, SeqCst);
@@ -205,7 +212,10 @@ fn start_others(units: &'static [Unit], trampoline: &mut Trampoline<Unit>, clock
         if trampoline.start(unit.shared.apic_id, unit.stack, unit, &unit.arrived, clock) {
             came += 1;
         } else {
-            log::warn!("the processor with local APIC id {:#x} does not start; it stays unused", unit.shared.apic_id);
+            log::warn!(
+                "the processor with local APIC id {:#x} does not start; it stays unused",
+                unit.shared.apic_id
+            );
         }
     }
     came

@@ -95,7 +95,8 @@ unsafe extern "sysv64" {
 
 /// The address of the entry for `vector`.
 pub(super) fn stub(vector: u8) -> u64 {
-    let address = |function: unsafe extern "sysv64" fn(), index: u8| function as usize as u64 + u64::from(index) * 16;
+    let address =
+        |function: unsafe extern "sysv64" fn(), index: u8| function as usize as u64 + u64::from(index) * 16;
     match vector {
         0..FIRST_INTERRUPT => address(parterre_exceptions, vector),
         _ => address(parterre_interrupts, vector - FIRST_INTERRUPT),

@@ -63,8 +63,13 @@ pub struct Tables {
 impl Tables {
     /// Empty tables, not to be loaded before [`Tables::fill`].
     pub fn new() -> Self {
-        let task =
-            TaskState { reserved: 0, rsp: [0; 3], ist: [0; 8], reserved2: 0, io_map: size_of::<TaskState>() as u32 };
+        let task = TaskState {
+            reserved: 0,
+            rsp: [0; 3],
+            ist: [0; 8],
+            reserved2: 0,
+            io_map: size_of::<TaskState>() as u32,
+        };
         Self { gdt: [0; 5], task }
     }
 
@@ -152,7 +157,10 @@ struct Pointer {
 /// # Safety
 /// `tables` has been filled with stacks that [`prepare_interrupt_stack`] prepared. It may be loaded once.
 pub unsafe fn load(tables: &'static Tables, idt: &Idt) {
-    let gdt = Pointer { limit: size_of_val(&tables.gdt) as u16 - 1, base: physical::address(&raw const tables.gdt) };
+    let gdt = Pointer {
+        limit: size_of_val(&tables.gdt) as u16 - 1,
+        base: physical::address(&raw const tables.gdt),
+    };
     let idt = Pointer { limit: PAGE_SIZE as u16 - 1, base: idt.address() };
     // SAFETY: both tables stay where they are for ever. The code selector's descriptor is the same kind of segment as the
     // current one (64-bit, level 0), so reloading CS changes nothing else.
