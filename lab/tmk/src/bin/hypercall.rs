@@ -43,6 +43,16 @@ macro_rules! need_hypercalls {
     };
 }
 
+/// Skips the test if the hypervisor does not have a call, or not for this guest.
+macro_rules! skip_if_missing {
+    ($output:expr) => {
+        let status = $output.status();
+        if matches!(status, HvStatus::INVALID_HYPERCALL_CODE | HvStatus::ACCESS_DENIED) {
+            skip!("the call answers {status:?}")
+        }
+    };
+}
+
 macro_rules! expect_status {
     ($output:expr, $status:ident, $($what:tt)+) => {{
         let status = $output.status();
@@ -115,7 +125,7 @@ fn reserved_bits() -> TestResult {
 fn reps_of_simple_calls() -> TestResult {
     need_hypercalls!();
     let control =
-        HypercallInput::new().with_call_code(HypercallCode::FLUSH_VIRTUAL_ADDRESS_SPACE.0).with_rep_count(1);
+        HypercallInput::new().with_call_code(HypercallCode::NOTIFY_LONG_SPIN_WAIT.0).with_rep_count(1);
     hv::INPUT.fill(0);
     expect_status!(hv::call_with(control), INVALID_HYPERCALL_INPUT, "a simple call with a rep count");
     Ok(())
@@ -138,13 +148,14 @@ fn rep_call_without_reps() -> TestResult {
     need_hypercalls!();
     hv::INPUT.fill(0);
     let output = hv::call(HypercallCode::FLUSH_VIRTUAL_ADDRESS_LIST);
+    skip_if_missing!(output);
     expect_status!(output, INVALID_HYPERCALL_INPUT, "a rep call without a rep count");
     Ok(())
 }
 
 fn unaligned_input() -> TestResult {
     need_hypercalls!();
-    let control = HypercallInput::new().with_call_code(HypercallCode::FLUSH_VIRTUAL_ADDRESS_SPACE.0);
+    let control = HypercallInput::new().with_call_code(HypercallCode::NOTIFY_LONG_SPIN_WAIT.0);
     for offset in [1, 4, 7] {
         let result = hv::raw(control.into_bits(), hv::INPUT.address() + offset, 0);
         let status = HvStatus(result as u16);
@@ -205,8 +216,8 @@ fn fast_call() -> TestResult {
     need_hypercalls!();
     // To no processor: all is well, nothing happens.
     let output = hv::call_fast(HypercallCode::SEND_SYNTHETIC_CLUSTER_IPI, 0x40, 0);
-    let status = output.status();
-    check!(matches!(status, HvStatus::SUCCESS | HvStatus::ACCESS_DENIED), "an IPI to nobody: {status:?}");
+    skip_if_missing!(output);
+    expect_status!(output, SUCCESS, "an IPI to nobody");
     Ok(())
 }
 
@@ -238,6 +249,8 @@ fn flush_shows_new_mapping(flush: impl FnOnce(u64) -> HvStatus) -> TestResult {
 
 fn flush_address_space() -> TestResult {
     need_hypercalls!();
+    hv::INPUT.fill(0);
+    skip_if_missing!(hv::call(HypercallCode::FLUSH_VIRTUAL_ADDRESS_SPACE));
     flush_shows_new_mapping(|_| {
         hv::INPUT.write(0, 0);
         hv::INPUT.write(1, ALL_PROCESSORS | ALL_ADDRESS_SPACES);
@@ -254,6 +267,8 @@ fn flush_address_space() -> TestResult {
 
 fn flush_address_list() -> TestResult {
     need_hypercalls!();
+    hv::INPUT.fill(0);
+    skip_if_missing!(hv::call(HypercallCode::FLUSH_VIRTUAL_ADDRESS_SPACE));
     flush_shows_new_mapping(|address| {
         hv::INPUT.write(0, paging::cr3());
         hv::INPUT.write(1, 0);
@@ -275,9 +290,7 @@ fn vp_index_from_apic_id() -> TestResult {
     let control =
         HypercallInput::new().with_call_code(HypercallCode::GET_VP_INDEX_FROM_APIC_ID.0).with_rep_count(1);
     let output = hv::call_with(control);
-    if matches!(output.status(), HvStatus::ACCESS_DENIED | HvStatus::INVALID_HYPERCALL_CODE) {
-        skip!("{:?}", output.status())
-    }
+    skip_if_missing!(output);
     expect_status!(output, SUCCESS, "the own APIC id");
     let (found, own) = (hv::OUTPUT.read(0) as u32, cpu::rdmsr(msr::VP_INDEX) as u32);
     check!(found == own, "VP index {found}, but the MSR says {own}");
@@ -301,9 +314,10 @@ fn post_message_without_connection() -> TestResult {
     hv::INPUT.fill(0);
     hv::INPUT.write(0, 0x00AB_CDEF);
     hv::INPUT.write(1, 1 | 8 << 32);
-    let status = hv::call(HypercallCode::POST_MESSAGE).status();
-    let refused = matches!(status, HvStatus::INVALID_CONNECTION_ID | HvStatus::ACCESS_DENIED);
-    check!(refused, "a message to an unknown connection: {status:?}");
+    let output = hv::call(HypercallCode::POST_MESSAGE);
+    skip_if_missing!(output);
+    let status = output.status();
+    check!(status == HvStatus::INVALID_CONNECTION_ID, "a message to an unknown connection: {status:?}");
     hv::INPUT.write(1, 1 | 241 << 32);
     let status = hv::call(HypercallCode::POST_MESSAGE).status();
     check!(status != HvStatus::SUCCESS, "a message of 241 bytes is taken");
@@ -312,8 +326,9 @@ fn post_message_without_connection() -> TestResult {
 
 fn signal_event_without_connection() -> TestResult {
     need_hypercalls!();
-    let status = hv::call_fast(HypercallCode::SIGNAL_EVENT, 0x00AB_CDEF, 0).status();
-    let refused = matches!(status, HvStatus::INVALID_CONNECTION_ID | HvStatus::ACCESS_DENIED);
-    check!(refused, "an event for an unknown connection: {status:?}");
+    let output = hv::call_fast(HypercallCode::SIGNAL_EVENT, 0x00AB_CDEF, 0);
+    skip_if_missing!(output);
+    let status = output.status();
+    check!(status == HvStatus::INVALID_CONNECTION_ID, "an event for an unknown connection: {status:?}");
     Ok(())
 }
