@@ -31,6 +31,7 @@ pub(crate) struct DeviceInterrupts(pub &'static mut [Option<DeviceInterrupt>]);
 
 /// `HvCallMapDeviceInterrupt`.
 pub(super) fn map<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
+    call.expect_variable()?;
     let input: MapDeviceInterruptInput = call.header()?;
     if !Hypervisor::<M>::is_parent(input.partition_id) {
         return Err(HvStatus::INVALID_PARTITION_ID);

@@ -82,6 +82,12 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Refuses a rep count or start in a call that has no elements but may have a variable header.
+    pub fn expect_variable(&self) -> HvResult<()> {
+        let fits = self.control.rep_count() == 0 && !self.control.fast();
+        if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
+    }
+
     /// Refuses a rep call without elements, or with a variable header.
     pub fn expect_rep(&self) -> HvResult<()> {
         let c = self.control;

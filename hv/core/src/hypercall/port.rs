@@ -79,6 +79,11 @@ pub(crate) fn ring<M: Machine>(hv: &Hypervisor<M>, lp: usize, doorbell: Doorbell
     }
 }
 
+/// Only the parent has ports.
+fn of_parent<M: Machine>(partition: PartitionId) -> HvResult<()> {
+    if Hypervisor::<M>::is_parent(partition) { Ok(()) } else { Err(HvStatus::INVALID_PARTITION_ID) }
+}
+
 /// `HvCallCreatePort`.
 pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: CreatePortInput = call.header()?;
@@ -87,9 +92,9 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if input.port_info.port_type != PortType::DOORBELL {
         return Err(HvStatus::INVALID_PARAMETER);
     }
+    of_parent::<M>(input.port_partition_id)?;
     // An entry of 0 means an empty place in the ring.
-    if !Hypervisor::<M>::is_parent(input.port_partition_id) || input.port_id == 0 || input.port_id >> 24 != 0
-    {
+    if input.port_id == 0 || input.port_id >> 24 != 0 {
         return Err(HvStatus::INVALID_PORT_ID);
     }
     let child = hv.child(input.connection_partition_id)?.id;
@@ -105,6 +110,7 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
 /// `HvCallDeletePort`.
 pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: DeletePortInput = call.header()?;
+    of_parent::<M>(input.port_partition_id)?;
     let mut ports = hv.ports.lock();
     let place = ports.0.iter_mut().find(|place| place.as_ref().is_some_and(|port| port.id == input.port_id));
     *place.ok_or(HvStatus::INVALID_PORT_ID)? = None;
@@ -119,6 +125,7 @@ pub(super) fn connect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResu
         return Err(HvStatus::INVALID_PARAMETER);
     }
     let child = hv.child(input.connection_partition_id)?.id;
+    of_parent::<M>(input.port_partition_id)?;
     let mut ports = hv.ports.lock();
     if ports.connections(child).any(|(_, connection)| connection.id == input.connection_id) {
         return Err(HvStatus::INVALID_CONNECTION_ID);
@@ -132,6 +139,7 @@ pub(super) fn connect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResu
 /// `HvCallDisconnectPort`.
 pub(super) fn disconnect<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: DisconnectPortInput = call.header()?;
+    hv.child(input.connection_partition_id)?;
     let mut ports = hv.ports.lock();
     let port = ports.0.iter_mut().flatten().find(|port| {
         port.child == input.connection_partition_id

@@ -64,6 +64,7 @@ fn listed_page(call: &Call<'_>, input: &GetVpStateInput) -> HvResult<u64> {
 
 /// `HvCallGetVpState`.
 pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
+    call.expect_variable()?;
     let input: GetVpStateInput = call.header()?;
     let child = hv.child(input.partition_id)?;
     let vp = child.vp(input.vp_index.0)?;
@@ -86,6 +87,7 @@ pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
 
 /// `HvCallSetVpState`.
 pub(super) fn set_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
+    call.expect_variable()?;
     let input: GetVpStateInput = call.header()?;
     let child = hv.child(input.partition_id)?;
     let vp = child.vp(input.vp_index.0)?;

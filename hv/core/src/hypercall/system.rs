@@ -40,10 +40,9 @@ pub(super) fn add_processor<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> 
     }
     let lp = hv.processors.iter().find(|lp| hv.machine.apic_id(lp.index) == input.apic_id);
     let lp = lp.ok_or(HvStatus::INVALID_PARAMETER)?;
-    if !lp.assign(input.lp_index) {
-        return Err(HvStatus::INVALID_PARAMETER);
-    }
-    call.reply(&AddLogicalProcessorOutput::default())
+    // The answer says nothing else. A call whose output cannot be written adds nothing.
+    call.reply(&AddLogicalProcessorOutput::default())?;
+    if lp.assign(input.lp_index) { Ok(()) } else { Err(HvStatus::INVALID_PARAMETER) }
 }
 
 /// The parent tells how far it is.

@@ -3,7 +3,9 @@
 //!
 //! Everything is done the way the parent's kernel does it, through [`Rig`]; [`steps`] has what it does again and again.
 
+mod convention;
 mod guests;
+mod samples;
 mod steps;
 
 use crate::fake::{Cpu, Rig, Sizes};
