@@ -155,12 +155,12 @@ impl<M: Machine> Child<M> {
         let mut place = self.space.write();
         self.with_tables(hv, |tables| {
             self.expect(Stage::Created)?;
-            let needed = 1 + TABLES as u64 + 2;
-            if tables.pool.available() < needed {
+            // The top table, a page for the list of overlays, the overlays themselves, the tables of virtual processors.
+            if tables.pool.available() < 1 + 1 + 2 + TABLES as u64 {
                 return Err(HvStatus::INSUFFICIENT_MEMORY);
             }
             let mut space = AddressSpace::new(tables, width).map_err(|_| HvStatus::INSUFFICIENT_MEMORY)?;
-            if space.prepare_overlays(tables, 2).is_err() || tables.pool.available() < needed - 1 {
+            if space.prepare_overlays(tables, 2).is_err() {
                 space.end(tables);
                 return Err(HvStatus::INSUFFICIENT_MEMORY);
             }

@@ -5,6 +5,7 @@
 
 mod convention;
 mod guests;
+mod pages;
 mod samples;
 mod steps;
 
