@@ -184,12 +184,16 @@ fn pages_are_of_each_processor() -> TestResult {
 fn assist_page() -> TestResult {
     static PAGE: hv::Page = hv::Page::new();
     need!(ACCESS_INTR_CTRL_REGS);
-    wrmsr(msr::VP_ASSIST_PAGE, PAGE.address() | 1);
-    let now = rdmsr(msr::VP_ASSIST_PAGE);
-    wrmsr(msr::VP_ASSIST_PAGE, 0);
-    check!(now == PAGE.address() | 1, "it reads as {now:#x}");
+    let enabled = try_wrmsr(msr::VP_ASSIST_PAGE, PAGE.address() | 1);
+    let now = try_rdmsr(msr::VP_ASSIST_PAGE);
+    let disabled = try_wrmsr(msr::VP_ASSIST_PAGE, 0);
+    check!(
+        enabled.is_ok() && disabled.is_ok(),
+        "it cannot be enabled ({enabled:?}) and disabled ({disabled:?})"
+    );
+    check!(now == Ok(PAGE.address() | 1), "it reads as {now:x?}");
     let outcome = try_wrmsr(msr::VP_ASSIST_PAGE, 0x000F_FFFF_FFFF_F001);
-    wrmsr(msr::VP_ASSIST_PAGE, 0);
+    let _ = try_wrmsr(msr::VP_ASSIST_PAGE, 0);
     check!(outcome.is_err(), "a page beyond the address space is accepted");
     Ok(())
 }
