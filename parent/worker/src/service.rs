@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use parterre_api::OffReason;
 use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerStatus};
@@ -26,6 +27,9 @@ const CONSOLE: u64 = 2;
 const FIRST_CONNECTION: u64 = 16;
 /// How long to wait before an output that cannot be waited for is tried again.
 const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// How long output is gathered before it is passed on: a guest that prints sends one byte at a time, and waking up for
+/// each would cost more than the guest itself.
+const GATHER: Duration = Duration::from_millis(3);
 /// Most people at one console, and most control connections.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -154,6 +158,9 @@ impl Service {
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), retry.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => drop(other?),
+            }
+            if ready.iter().any(|event| event.data.u64() == EVENTS) {
+                std::thread::sleep(GATHER);
             }
             let events = self.template.events.take();
             for event in &ready {
