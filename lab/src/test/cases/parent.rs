@@ -75,7 +75,7 @@ fn time_runs(session: &mut Session) -> Result<()> {
     .trim()
     .parse()?;
     ensure!((1.9..4.5).contains(&seconds), "Three seconds of the wall clock were {seconds} s of uptime.");
-    succeed(session, "hwclock -r >/dev/null").map(drop)
+    Ok(())
 }
 
 fn load(session: &mut Session) -> Result<()> {

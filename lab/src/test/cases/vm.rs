@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::{succeed, succeed_in};
 use crate::session::Session;
@@ -29,15 +30,19 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::cycles-lose-no-memory", setting: USUAL, check: Check::Shared(cycles) },
 ];
 
+/// Defines a VM, alone: what an earlier, failed case left behind goes.
 fn create(session: &mut Session, name: &str, processors: u32) -> Result<()> {
-    // What an earlier, failed case left behind.
-    session.shell(
-        &format!("parterre vm stop {name} --force; parterre vm delete {name}"),
-        Duration::from_secs(30),
-    )?;
+    let list: Value = serde_json::from_str(&succeed(session, "parterre vm list --json")?)?;
+    for left in list.as_array().into_iter().flatten().filter_map(|vm| vm.get("name")?.as_str()) {
+        session.shell(&format!("parterre vm stop '{left}' --force; parterre vm delete '{left}'"), BOOT)?;
+    }
+    create_another(session, name, processors)
+}
+
+fn create_another(session: &mut Session, name: &str, processors: u32) -> Result<()> {
     let command = format!(
         "parterre vm create {name} --memory 256M --processors {processors} --kernel /lab/guest-kernel \
-         --initrd /lab/guest-initrd --cmdline console=ttyS0"
+         --initrd /lab/guest-initrd --cmdline 'console=ttyS0 quiet'"
     );
     succeed(session, &command).map(drop)
 }
@@ -63,7 +68,7 @@ fn console(session: &mut Session, name: &str, steps: &[(&str, &str)]) -> Result<
 fn definition(session: &mut Session) -> Result<()> {
     create(session, "defined", 2)?;
     let list = succeed(session, "parterre vm list --json")?;
-    let list: serde_json::Value = serde_json::from_str(&list)?;
+    let list: Value = serde_json::from_str(&list)?;
     ensure!(list.to_string().contains("\"defined\""), "The list lacks the new VM: {list}");
     succeed(session, "parterre vm show defined")?;
     succeed(session, "parterre vm delete defined")?;
@@ -103,7 +108,7 @@ fn boots(session: &mut Session, processors: u32) -> Result<()> {
 fn guest_powers_off(session: &mut Session) -> Result<()> {
     create(session, "off", 2)?;
     succeed(session, "parterre vm start off")?;
-    console(session, "off", &[(PROMPT, "poweroff\n"), ("Power down", "")])?;
+    console(session, "off", &[(PROMPT, "poweroff\n"), ("down", "")])?;
     succeed_in(
         session,
         "for i in $(seq 100); do parterre vm list | grep -w off | grep -qi -E 'off|stopped' && exit 0; sleep 0.3; done; exit 1",
@@ -137,7 +142,7 @@ fn idle(session: &mut Session) -> Result<()> {
 
 fn killed_worker(session: &mut Session) -> Result<()> {
     create(session, "victim", 1)?;
-    create(session, "bystander", 1)?;
+    create_another(session, "bystander", 1)?;
     succeed(session, "parterre vm start victim; pidof vmwp >/tmp/victim")?;
     succeed(session, "parterre vm start bystander")?;
     console(session, "bystander", &[(USERLAND, ""), (PROMPT, "")])?;

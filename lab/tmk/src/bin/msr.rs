@@ -24,6 +24,7 @@ tmk::program!("msr":
     event_flags_page_is_an_overlay,
     pages_are_of_each_processor,
     assist_page,
+    msrs_without_privilege_fault,
     parents_msrs_fault,
     unknown_synthetic_msrs_fault,
     processor_msrs_are_kept,
@@ -195,6 +196,30 @@ fn assist_page() -> TestResult {
     let outcome = try_wrmsr(msr::VP_ASSIST_PAGE, 0x000F_FFFF_FFFF_F001);
     let _ = try_wrmsr(msr::VP_ASSIST_PAGE, 0);
     check!(outcome.is_err(), "a page beyond the address space is accepted");
+    Ok(())
+}
+
+/// An MSR for which the privilege is missing is not there (TLFS `HV_PARTITION_PRIVILEGE_MASK`).
+fn msrs_without_privilege_fault() -> TestResult {
+    if !hv::present() {
+        skip!("no Hv#1 interface")
+    }
+    let cases = [
+        (PrivilegeMask::ACCESS_VP_RUNTIME_REG, msr::VP_RUNTIME),
+        (PrivilegeMask::ACCESS_PARTITION_REFERENCE_COUNTER, msr::TIME_REF_COUNT),
+        (PrivilegeMask::ACCESS_SYNIC_REGS, msr::SCONTROL),
+        (PrivilegeMask::ACCESS_SYNIC_REGS, msr::SINT15),
+        (PrivilegeMask::ACCESS_PARTITION_REFERENCE_TSC, msr::REFERENCE_TSC),
+        (PrivilegeMask::ACCESS_GUEST_IDLE_REG, msr::GUEST_IDLE),
+        (PrivilegeMask::ACCESS_FREQUENCY_REGS, msr::TSC_FREQUENCY),
+        (PrivilegeMask::ACCESS_REENLIGHTENMENT_CONTROLS, msr::REENLIGHTENMENT_CONTROL),
+    ];
+    for (privilege, number) in
+        cases.into_iter().filter(|(privilege, _)| !hv::privileges().contains(*privilege))
+    {
+        let fails = matches!(try_rdmsr(number), Err(Fault { vector: Fault::GP, .. }));
+        check!(fails, "MSR {number:#x} can be read without the privilege {:#x}", privilege.bits());
+    }
     Ok(())
 }
 

@@ -7,10 +7,11 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parterre_abi::cpuid::{self as leaf, Features, PrivilegeMask};
 use parterre_abi::message::{MESSAGE_SIZE, MessageType};
 use parterre_abi::msr::{self, Sint, StimerConfig};
-use tmk::cpu::{self, cpuid, rdmsr, try_wrmsr, wrmsr};
+use tmk::cpu::{self, cpuid, rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use tmk::{TestResult, apic, check, fault, hv, skip, smp, time};
 
 tmk::program!("timer":
+    msrs_fault_without_privilege,
     timers_are_off_at_reset,
     reserved_bits_are_harmless,
     sint_0_is_no_timers_sint,
@@ -103,6 +104,18 @@ macro_rules! need_direct_mode {
         fault::set_handler(VECTOR, Some(on_timer));
         FIRED.store(0, Ordering::SeqCst);
     };
+}
+
+/// Without the privilege there are no such MSRs.
+fn msrs_fault_without_privilege() -> TestResult {
+    if hv::privileges().contains(PrivilegeMask::ACCESS_SYNTHETIC_TIMER_REGS) {
+        skip!("the guest has the privilege")
+    }
+    for number in msr::STIMER0_CONFIG..=msr::STIMER3_COUNT {
+        check!(try_rdmsr(number).is_err(), "MSR {number:#x} can be read");
+        check!(try_wrmsr(number, 0).is_err(), "MSR {number:#x} can be written");
+    }
+    Ok(())
 }
 
 fn timers_are_off_at_reset() -> TestResult {
