@@ -226,7 +226,7 @@ impl<M: Machine> Child<M> {
             for vp in self.vps() {
                 if vp.schedule.is_running() {
                     running = true;
-                    let _ = vp.schedule.wake(&hv.machine);
+                    vp.schedule.interrupt(&hv.machine);
                 }
             }
             if !running {
@@ -335,7 +335,7 @@ impl<M: Machine> Child<M> {
     pub(crate) fn flush(&self, hv: &Hypervisor<M>, current: usize) {
         let generation = self.translations.advance();
         for vp in self.vps().filter(|vp| vp.presence.is_older(generation)) {
-            let _ = vp.schedule.wake(&hv.machine);
+            vp.schedule.interrupt(&hv.machine);
             while vp.presence.is_older(generation) && !vp.runs_on(current) {
                 hv.machine.relax();
             }
@@ -348,7 +348,7 @@ impl<M: Machine> Child<M> {
             vp.pages.lock().clear_blocked(&hv.machine);
             let signal: Signal = (self.id, VpIndex(vp.index));
             if let Some(processor) = hv.processors.get(lp) {
-                processor.signal(&hv.machine, signal);
+                processor.signal(&hv.machine, signal, |lost| vp.schedule.set_owed(lp, lost));
             }
         }
     }
@@ -375,7 +375,7 @@ impl<M: Machine> Child<M> {
         }
     }
 
-    /// Sends the signals to processor `lp` again that may have been lost there.
+    /// Sends the signals to processor `lp` that found no room there before.
     pub(crate) fn repeat_signals(&self, hv: &Hypervisor<M>, lp: usize) {
         for vp in self.vps().filter(|vp| vp.schedule.is_owed(lp)) {
             self.carry_out(hv, &vp, Woken::Signal(lp));

@@ -57,6 +57,7 @@ mod number {
     pub const TSC_AUX: u32 = 0xC000_0103;
     pub const SYSCFG: u32 = 0xC001_0010;
     pub const HWCR: u32 = 0xC001_0015;
+    pub const NB_CFG: u32 = 0xC001_001F;
     pub const TSEG_MASK: u32 = 0xC001_0113;
     pub const VM_CR: u32 = 0xC001_0114;
     pub const PATCH_LOADER: u32 = 0xC001_0020;
@@ -85,6 +86,20 @@ fn mtrr(number: u32) -> Option<u32> {
         MTRR_FIX_4K..=MTRR_FIX_4K_LAST => 0x66 + number - MTRR_FIX_4K,
         _ => return None,
     })
+}
+
+/// Whether an MTRR can hold `value` (Intel SDM 3A 12.11.2): memory types that exist, no reserved bits.
+fn is_valid_mtrr(number: u32, value: u64, physical_bits: u8) -> bool {
+    let is_type = |kind: u8| matches!(kind, 0 | 1 | 4..=6);
+    let address = (1u64 << physical_bits.min(63)) - 1;
+    match number {
+        MTRR_DEF_TYPE => value & !0xCFF == 0 && is_type(value as u8),
+        MTRR_PHYS_BASE0..=MTRR_PHYS_LAST if number.is_multiple_of(2) => {
+            value & !(address & !0xFFF | 0xFF) == 0 && is_type(value as u8)
+        }
+        MTRR_PHYS_BASE0..=MTRR_PHYS_LAST => value & !(address & !0xFFF | 1 << 11) == 0,
+        _ => value.to_le_bytes().into_iter().all(is_type),
+    }
 }
 
 impl<M: Machine> Child<M> {
@@ -125,7 +140,7 @@ impl<M: Machine> Child<M> {
             MISC_ENABLE => 1,
             DE_CFG => LFENCE_SERIALIZES,
             VM_CR => VM_CR_DISABLED,
-            PLATFORM_ID | MCG_CAP | MCG_STATUS | DEBUG_CTL | XSS | SYSCFG | HWCR | TSEG_MASK | LS_CFG => 0,
+            PLATFORM_ID | MCG_CAP | MCG_STATUS | DEBUG_CTL | XSS | SYSCFG | HWCR | NB_CFG | TSEG_MASK | LS_CFG => 0,
             number => return mtrr(number).map(|index| Some(self.policy.read().mtrr(index))),
         }))
     }
@@ -230,13 +245,15 @@ impl<M: Machine> Child<M> {
             MTRR_CAP => None,
             // Passed over, as hypervisors do: what they would change is not a partition's.
             MICROCODE_UPDATE | PATCH_LOADER | MICROCODE_REVISION | PLATFORM_ID | MCG_STATUS | HWCR
+            | NB_CFG
             | LS_CFG | DE_CFG | MISC_ENABLE => Some(()),
             msr::VP_ASSIST_PAGE => self.set_assist(hv, vp, inner, value),
             number => match mtrr(number) {
-                Some(index) => {
+                Some(index) if is_valid_mtrr(number, value, self.policy.read().physical_bits) => {
                     self.policy.write().set_mtrr(index, value);
                     Some(())
                 }
+                Some(_) => None,
                 None => return self.set_synthetic(hv, number, value),
             },
         })
@@ -341,7 +358,7 @@ impl<M: Machine> Child<M> {
         // What lay under the page must not be reached through cached translations, nor the page itself afterwards.
         self.translations.advance();
         for vp in self.vps() {
-            let _ = vp.schedule.wake(&hv.machine);
+            vp.schedule.interrupt(&hv.machine);
         }
         Some(())
     }

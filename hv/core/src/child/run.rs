@@ -62,7 +62,14 @@ impl<M: Machine> ParentVp<M> {
         let hv = self.hv;
         let child = hv.child(input.partition_id)?;
         let vp = child.vp(input.vp_index.0)?;
-        let mut inner = vp.try_lock().ok_or(HvStatus::INVALID_VP_STATE)?;
+        // Someone who looks at its state will be done soon, but one that runs elsewhere cannot run here.
+        let mut inner = loop {
+            match vp.try_lock() {
+                Some(inner) => break inner,
+                None if vp.schedule.is_running() => return Err(HvStatus::INVALID_VP_STATE),
+                None => hv.machine.relax(),
+            }
+        };
         let watched = Watched { slot: child.slot, vp: vp.index as u16 };
         self.lp.unwatch(watched);
         vp.schedule.begin(self.lp.index);
@@ -196,12 +203,16 @@ impl<M: Machine> Run<'_, M> {
         startup
             || schedule.has_timer()
             || schedule.is_awaited()
-            || halted
-                && (incoming.nmi_pending() || self.interrupts_enabled() && self.pending_vector().is_some())
+            || halted && (incoming.nmi_pending() || self.interrupts_enabled() && self.interrupt().is_some())
     }
 
     fn interrupts_enabled(&self) -> bool {
         self.inner.vcpu.get(Reg::Rflags) & events::RFLAGS_IF != 0
+    }
+
+    /// The interrupt that is next, of a legacy controller or of the local APIC.
+    fn interrupt(&self) -> Option<u8> {
+        self.ext_int().or_else(|| self.pending_vector())
     }
 
     fn pending_vector(&self) -> Option<u8> {
@@ -279,12 +290,15 @@ impl<M: Machine> Run<'_, M> {
         let free = vcpu.pending_event().is_none() && !vcpu.interrupt_shadow();
         let interrupt = wanted.interrupt_notification()
             && self.interrupts_enabled()
-            && wanted.interrupt_priority() > vcpu.get(Reg::Cr8) as u8;
+            && (wanted.interrupt_priority() == 0 || wanted.interrupt_priority() > vcpu.get(Reg::Cr8) as u8);
         let nmi = wanted.nmi_notification() && !vcpu.nmi_masked();
         if !free || !(interrupt || nmi) {
             if wanted.interrupt_notification() {
-                let vector = wanted.interrupt_priority() << 4 | 0xF;
-                self.inner.vcpu.request_interrupt_window(Some(vector));
+                // Priority 0 is an interrupt of a legacy controller, which task priority does not hold up. What the local APIC
+                // has waiting may be more urgent.
+                let class = if wanted.interrupt_priority() == 0 { 0xF } else { wanted.interrupt_priority() };
+                let waiting = self.inner.apic.highest_pending(&self.vp.incoming, 0).unwrap_or(0);
+                self.inner.vcpu.request_interrupt_window(Some(waiting.max(class << 4 | 0xF)));
             }
             return None;
         }

@@ -31,8 +31,8 @@ pub(crate) struct Schedule {
     last: AtomicU32,
     /// How many signals the parent was sent for it.
     signals: AtomicU64,
-    /// A signal may have been lost on its way; it is to be repeated.
-    owed: AtomicBool,
+    /// One more than the processor on which the parent is owed a signal that found no room there; 0: none.
+    owed: AtomicU32,
     /// The parent wants no more signals (`HvRegisterDispatchSuspend`).
     stopped: AtomicBool,
     /// A timer of it may be due.
@@ -55,27 +55,34 @@ impl Schedule {
     /// Processor `lp` begins to run it.
     pub fn begin(&self, lp: usize) {
         self.last.store(lp as u32, SeqCst);
-        self.owed.store(false, SeqCst);
         self.state.store(RUNNING + lp as u32, SeqCst);
+        between_steps();
     }
 
     /// The processor stops running it, though it could go on.
     pub fn end(&self) {
+        between_steps();
         self.state.store(IDLE, SeqCst);
+        between_steps();
     }
 
     /// It has nothing to do until it is woken. Look again after this, and [`Schedule::unblock`] if there is something.
     pub fn block(&self) {
+        between_steps();
         self.state.store(BLOCKED, SeqCst);
+        between_steps();
     }
 
     /// It has nothing to do until the parent ends its suspension.
     pub fn suspend(&self) {
+        between_steps();
         self.state.store(SUSPENDED, SeqCst);
+        between_steps();
     }
 
     /// Undoes [`Schedule::block`]; `false` if someone woke it meanwhile, who tells the parent.
     pub fn unblock(&self, lp: usize) -> bool {
+        between_steps();
         self.state.compare_exchange(BLOCKED, RUNNING + lp as u32, SeqCst, SeqCst).is_ok()
     }
 
@@ -91,6 +98,13 @@ impl Schedule {
         }
     }
 
+    /// Has it leave guest mode, if it runs. One that is blocked stays so.
+    pub fn interrupt<M: Machine>(&self, machine: &M) {
+        if let Some(lp) = self.state.load(SeqCst).checked_sub(RUNNING) {
+            machine.kick(lp as usize);
+        }
+    }
+
     /// The parent has ended its suspension.
     pub fn resume(&self) -> Woken {
         self.leave_for_idle(SUSPENDED)
@@ -101,13 +115,18 @@ impl Schedule {
             return Woken::Nothing;
         }
         self.signals.fetch_add(1, SeqCst);
-        self.owed.store(true, SeqCst);
         Woken::Signal(self.last.load(SeqCst) as usize)
     }
 
-    /// Whether a signal is on its way to the parent on processor `lp`.
+    /// Whether the parent on processor `lp` is owed a signal. The parent counts signals, so one that found no room is sent
+    /// later even if the virtual processor runs again by then, and none is sent twice.
     pub fn is_owed(&self, lp: usize) -> bool {
-        self.owed.load(SeqCst) && self.last.load(SeqCst) as usize == lp
+        self.owed.load(SeqCst) == lp as u32 + 1
+    }
+
+    /// Sets whether the parent on processor `lp` is owed one. Whoever calls this holds the lock of that processor's SynIC.
+    pub fn set_owed(&self, lp: usize, owed: bool) {
+        self.owed.store(if owed { lp as u32 + 1 } else { 0 }, SeqCst);
     }
 
     /// Whether it runs.
@@ -168,4 +187,10 @@ impl Schedule {
     pub fn is_awaited(&self) -> bool {
         self.waiters.load(SeqCst) != 0
     }
+}
+
+/// Where a test lets other processors act between two steps of this one.
+fn between_steps() {
+    #[cfg(test)]
+    crate::tests::between::step();
 }

@@ -102,7 +102,7 @@ impl<M: Machine> Vp<M> {
                 break inner;
             }
             if self.schedule.is_running() {
-                let _ = self.schedule.wake(machine);
+                self.schedule.interrupt(machine);
             }
             machine.relax();
         };

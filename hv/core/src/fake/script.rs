@@ -61,6 +61,11 @@ impl Script {
         core::mem::take(&mut self.delivered.get())
     }
 
+    /// The events that the processor was given so far.
+    pub fn delivered(&self) -> Vec<Event> {
+        self.delivered.get().clone()
+    }
+
     /// How often cached translations were dropped.
     pub fn flushes(&self) -> u64 {
         *self.flushes.get()

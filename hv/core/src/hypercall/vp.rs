@@ -5,8 +5,8 @@ use crate::{
     apic::{Configuration, Incoming, LocalApic, Rates},
     child::{Inner, RegisterAccess, Stage, Vp},
     hypervisor::Hypervisor,
-    machine::{Access, Machine, Vcpu},
-    memory::Visible,
+    machine::{Access, Machine, TableSource, Vcpu},
+    memory::{AddressSpace, Visible},
     power_on,
     walk::{self, Paging, Privilege, Request, WalkFault},
 };
@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
     hypercall::{
         CpuidLeafInfo, CreateVpInput, DeleteVpInput, GetVpCpuidValuesInput, GetVpRegistersInput,
-        PartitionCreationFlags, SetVpRegistersInput, TranslateGvaAttributes,
+        HypercallCode, PartitionCreationFlags, SetVpRegistersInput, TranslateGvaAttributes,
         TranslateGvaControlFlags as Flags, TranslateGvaResult, TranslateGvaResultCode as ResultCode,
         TranslateVirtualAddressInput, TranslateVirtualAddressOutput,
     },
@@ -48,8 +48,16 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
         Ok((frames, place.zip(assist).ok_or(HvStatus::INSUFFICIENT_MEMORY)?))
     })?;
     let (place, assist) = place;
-    let vcpu = child.read_space(|space| hv.machine.new_vcpu(frames, space.slat()));
-    let vcpu = vcpu.ok_or(HvStatus::INVALID_PARTITION_STATE)?;
+    let mut frames = Some(frames);
+    let make = |frames, space: &AddressSpace<M>| hv.machine.new_vcpu(frames, space.slat());
+    let vcpu = child.read_space(|space| frames.take().map(|frames| make(frames, space))).flatten();
+    let Some(vcpu) = vcpu else {
+        child.with_tables(hv, |tables| {
+            tables.give_frames(frames.unwrap_or_default());
+            [place, assist].into_iter().for_each(|frame| tables.give(frame));
+        });
+        return Err(HvStatus::INVALID_PARTITION_STATE);
+    };
     let incoming = Incoming::new(index);
     // Room for the overlay, so that the guest's own write of the register needs no memory.
     let prepared = child.with_space(hv, |space, tables| Ok(space.prepare_overlays(tables, 1)));
@@ -62,6 +70,10 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if let Err(vp) = child.insert_vp(index, vp) {
         crate::child::end_vp(hv, &child, vp);
         return Err(HvStatus::INVALID_VP_INDEX);
+    }
+    // Who finalizes the partition sets the stage first and takes out what is there then.
+    if child.stage() != Stage::Active && child.remove_vp(hv, index) {
+        return Err(HvStatus::INVALID_PARTITION_STATE);
     }
     child.vp_added();
     Ok(())
@@ -146,7 +158,12 @@ fn with_registers<M: Machine>(
         let vp = child.vp(input.vp_index.0)?;
         let mut inner = vp.lock(&hv.machine);
         let mut registers = RegisterAccess { hv, child: &child, vp: &vp, inner: &mut inner };
-        Ok(repeat(call, |rep| action(call, &mut registers, rep)))
+        let done = repeat(call, |rep| action(call, &mut registers, rep));
+        // A blocked virtual processor may have been given something to do.
+        if call.code() == HypercallCode::SET_VP_REGISTERS {
+            child.wake(hv, &vp);
+        }
+        Ok(done)
     })();
     result.unwrap_or_else(|status| Done { status, reps: call.control.rep_start() })
 }

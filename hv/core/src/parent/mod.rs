@@ -153,9 +153,11 @@ impl<M: Machine> LogicalProcessor<M> {
         startup::send(machine, &self.mailbox, self.index, message);
     }
 
-    /// Tells the parent's scheduler on this processor that a virtual processor can run again.
-    pub(crate) fn signal(&self, machine: &M, signal: Signal) {
-        self.synic.lock().signal(machine, self.index, signal);
+    /// Tells the parent's scheduler on this processor that a virtual processor can run again. `note` learns, before anyone can
+    /// ask for what was lost, whether there was no room.
+    pub(crate) fn signal(&self, machine: &M, signal: Signal, note: impl FnOnce(bool)) {
+        let mut synic = self.synic.lock();
+        note(!synic.signal(machine, self.index, signal));
     }
 
     /// Forgets the signals and timers of a partition that ends.

@@ -150,12 +150,13 @@ impl ParentSynic {
         self.scontrol.enabled() && self.messages_enabled && !self.sints[SINT_MESSAGES].masked()
     }
 
-    /// Queues a signal and delivers what the slot takes.
-    pub fn signal<M: Machine>(&mut self, machine: &M, lp: usize, signal: Signal) {
-        if self.signals.try_push(signal).is_err() {
-            self.signals_lost = true;
-        }
+    /// Queues a signal and delivers what the slot takes. `false` if there was no room: it has to be sent again when the
+    /// parent has taken some.
+    pub fn signal<M: Machine>(&mut self, machine: &M, lp: usize, signal: Signal) -> bool {
+        let queued = self.signals.try_push(signal).is_ok();
+        self.signals_lost |= !queued;
         self.deliver(machine, lp);
+        queued
     }
 
     /// Whether signals were lost since the last question; the virtual processors know who waits.

@@ -3,10 +3,12 @@
 //!
 //! Everything is done the way the parent's kernel does it, through [`Rig`]; [`steps`] has what it does again and again.
 
+pub(crate) mod between;
 mod convention;
 mod guests;
 mod pages;
 mod samples;
 mod steps;
+mod wakes;
 
 use crate::fake::{Cpu, Rig, Sizes};
