@@ -204,6 +204,15 @@ impl<F: Format> Slat for Space<F> {
     }
 
     fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), GpaFault> {
+        // Page-table entries are what is read most, when guest addresses are translated.
+        if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *bytes)
+            && gpa.is_multiple_of(8)
+        {
+            let (address, _) = self.accessible(gpa, 0, 8, Access::READ)?;
+            // SAFETY: `accessible` found memory that belongs to the partition; the address is a multiple of 8.
+            *word = unsafe { physical::pointer(address).cast::<u64>().read_volatile() }.to_ne_bytes();
+            return Ok(());
+        }
         let mut done = 0;
         while done < bytes.len() {
             let (address, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
@@ -243,6 +252,7 @@ impl<F: Format> Slat for Space<F> {
 
 impl<F: Format> Space<F> {
     /// Where byte `done` of an access of `length` bytes at `gpa` is in memory, and how many of the rest lie in that page.
+    #[inline]
     fn accessible(
         &self,
         gpa: u64,
@@ -251,12 +261,8 @@ impl<F: Format> Space<F> {
         wanted: Access,
     ) -> Result<(u64, usize), GpaFault> {
         let gpa = gpa.checked_add(done as u64).ok_or(GpaFault(gpa))?;
-        let fault = Err(GpaFault(gpa));
-        let (Entry::Leaf(leaf), _) = tree::find::<F>(self.root, gpa >> 12) else { return fault };
-        if !leaf.access.contains(wanted) || leaf.owner == Owner::Device {
-            return fault;
-        }
+        let frame = tree::find_memory::<F>(self.root, gpa >> 12, wanted).ok_or(GpaFault(gpa))?;
         let offset = gpa as usize % PAGE_SIZE;
-        Ok(((leaf.frame << 12) + offset as u64, (PAGE_SIZE - offset).min(length - done)))
+        Ok(((frame << 12) + offset as u64, (PAGE_SIZE - offset).min(length - done)))
     }
 }

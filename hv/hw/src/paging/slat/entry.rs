@@ -76,6 +76,20 @@ impl Entry {
     }
 }
 
+/// The table that an entry points to, if it does. Only such entries have the flags of a table without the mark of a leaf.
+#[inline]
+pub fn table_in<F: Format>(entry: u64) -> Option<u64> {
+    (entry & (LEAF | F::TABLE) == F::TABLE).then_some((entry & FRAME) >> 12)
+}
+
+/// The first frame of the memory that an entry maps, if it is a leaf of memory (not of device registers) that gives all of
+/// these rights.
+#[inline]
+pub fn memory_in<F: Format>(entry: u64, wanted: Access) -> Option<u64> {
+    let usable = entry & (LEAF | DEVICE) == LEAF && F::access(entry).contains(wanted);
+    usable.then_some((entry & FRAME) >> 12)
+}
+
 /// An entry that points to the table in `frame`.
 pub fn table<F: Format>(frame: u64) -> u64 {
     frame << 12 & FRAME | F::TABLE

@@ -253,6 +253,10 @@ impl Bench {
                 Mapping::NoAccess => Some((None, Access::empty())),
                 Mapping::Memory { frame, access, .. } => Some((Some(frame), access)),
             };
+            for wanted in [Access::READ, Access::WRITE, Access::READ | Access::EXECUTE] {
+                let frame = found.filter(|(_, access)| access.contains(wanted)).and_then(|(frame, _)| frame);
+                assert_eq!(tree::find_memory::<Npt>(self.space.root, page, wanted), frame, "page {page:#x}");
+            }
             let memory = |one: Option<(Option<u64>, Access)>| one.filter(|one| one.0.is_some());
             if exact {
                 assert_eq!(found, expected, "page {page:#x}");
