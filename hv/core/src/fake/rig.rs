@@ -3,13 +3,14 @@
 //! Each method is something that the parent's kernel does on one of its processors: calls the hypervisor, reads or writes a
 //! model-specific register, runs a child. Nothing here looks inside the hypervisor; what it answers is what the parent sees.
 
-use std::{boxed::Box, sync::Arc, vec, vec::Vec};
+use std::{boxed::Box, collections::HashMap, sync::Arc, vec, vec::Vec};
 
 use super::{FakeMachine, FakeProcessor, Script};
 use crate::{
     Config, Hypervisor, LogicalProcessor, ProcessorConfig, Slot, SynicPages,
-    machine::{Access, Event, Exit, Machine, Reg, Vcpu, gpr},
-    memory::{OwnershipTable, PageOwner, ParentSpace, Visible},
+    hypervisor::PARENT_OWNER,
+    machine::{Access, Event, Exit, Machine, Mapping, Reg, Vcpu, gpr},
+    memory::{Owner, OwnershipTable, PageOwner, ParentSpace, Pool, Visible},
     parent::{Message as StartMessage, ParentVp},
 };
 use parterre_abi::{
@@ -151,6 +152,81 @@ impl Rig {
     /// How many pages are not the parent's now, though they were at the start.
     pub fn missing(&self) -> usize {
         (16..self.ram).filter(|&page| self.owner(page) != PageOwner::Parent { lends: 0 }).count()
+    }
+}
+
+impl Rig {
+    /// Whether the parent can write a page.
+    pub fn sees(&self, page: u64) -> bool {
+        let mapping = self.hv.parent.space.read().get(page);
+        matches!(mapping, Mapping::Memory { access, .. } if access.contains(Access::WRITE))
+    }
+
+    /// Checks what must hold at any time between two steps of the parent: that every page is whose the table says, is
+    /// mapped where its owner allows, and is counted once.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub fn check(&self) {
+        let lends = self.check_children();
+        let parent = self.hv.parent.space.read();
+        let mut covered = 0;
+        for page in 16..self.ram {
+            let mapping = parent.get(page);
+            let lent = lends.get(&page).copied().unwrap_or(0);
+            match self.owner(page) {
+                PageOwner::Parent { lends } => {
+                    assert!(
+                        matches!(mapping, Mapping::Memory { frame, .. } if frame == page),
+                        "page {page:#x} is hidden"
+                    );
+                    assert!(lends >= lent, "page {page:#x} is mapped more often than it is lent");
+                    covered += lends - lent;
+                }
+                PageOwner::Deposited(_) => {
+                    assert_eq!(mapping, Mapping::Empty, "the parent sees deposited page {page:#x}")
+                }
+                PageOwner::Used { shares, .. } => {
+                    assert!(shares != 0 || mapping == Mapping::Empty, "the parent sees page {page:#x}");
+                    assert_eq!(lent, 0, "page {page:#x} of the hypervisor is lent");
+                }
+                other => panic!("page {page:#x} is {other:?}"),
+            }
+        }
+        drop(parent);
+        // What lies under an overlay stays lent: two of a partition, one of each virtual processor.
+        let overlays: usize = self.hv.children().map(|child| 2 + child.vps().count()).sum();
+        assert!(covered <= overlays as u64, "{covered} pages are lent and mapped nowhere");
+        self.check_pool(PARENT_OWNER, &self.hv.parent.pool.lock());
+    }
+
+    /// Checks the children's pools and mappings; gives how often each page of the parent is mapped.
+    fn check_children(&self) -> HashMap<u64, u64> {
+        let mut lends = HashMap::new();
+        for child in self.hv.children() {
+            let owner = Owner(child.slot + 1);
+            self.check_pool(owner, &child.pool.lock());
+            let mapped = child.read_space(|space| space.slat().mapped()).unwrap_or_default();
+            for (page, frame, _) in mapped {
+                match self.owner(frame) {
+                    PageOwner::Parent { .. } => *lends.entry(frame).or_default() += 1,
+                    PageOwner::Used { owner: user, shares } => {
+                        assert!(user == owner && shares != 0, "GPA page {page:#x} is {frame:#x} of {user:?}");
+                    }
+                    other => panic!("GPA page {page:#x} is {frame:#x}, which is {other:?}"),
+                }
+            }
+        }
+        lends
+    }
+
+    fn check_pool(&self, owner: Owner, pool: &Pool) {
+        let of_owner = |page: &u64| match self.owner(*page) {
+            PageOwner::Deposited(other) | PageOwner::Used { owner: other, .. } => other == owner,
+            _ => false,
+        };
+        let count = (16..self.ram).filter(of_owner).count() as u64;
+        assert_eq!(pool.deposited(), count, "{owner:?} has what was deposited to it");
     }
 }
 

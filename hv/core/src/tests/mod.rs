@@ -7,6 +7,7 @@ pub(crate) mod between;
 mod convention;
 mod guests;
 mod pages;
+mod play;
 mod samples;
 mod steps;
 mod wakes;
