@@ -13,7 +13,7 @@ use crate::{kernel, progress, symbols};
 
 /// The parent's command line, unless more is asked for. A panic ends the machine at once; network devices that
 /// nobody asked for stay away.
-const CMDLINE: &str = "console=ttyS0,115200 panic=-1 bonding.max_bonds=0 dummy.numdummies=0";
+const CMDLINE: &str = "console=ttyS0,115200 panic=-1 tsc=reliable bonding.max_bonds=0 dummy.numdummies=0";
 
 /// What lies under the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -63,10 +63,12 @@ fn best(wish: &Wish, command: &str) -> Result<f64> {
 
 /// The time is taken in the parent, so that the way of the output to this machine does not count.
 fn once(session: &mut Session, command: &str) -> Result<f64> {
+    // A pipe by name, because a shell waits for all members of a pipeline, and the guest does not end by itself.
     let script = format!(
-        "begun=$(lab-agent --clock); {command} 2>&1 | tee /tmp/console | while read -r line; do case $line in \
-         *'lab guest: userland'*) echo took $(($(lab-agent --clock) - begun)); break;; esac; done; \
-         killall -q -9 vmwp ld-linux-x86-64.so.2; tail -n 20 /tmp/console >&2"
+        "mkfifo -m 600 /tmp/pipe 2>/dev/null; begun=$(lab-agent --clock); ({command}) >/tmp/pipe 2>&1 & \
+         while read -r line; do echo \"$line\" >&2; case $line in *'lab guest: userland'*) \
+         echo took $(($(lab-agent --clock) - begun)); break;; esac; done </tmp/pipe; \
+         killall -q -9 vmwp ld-linux-x86-64.so.2; wait"
     );
     let run = session.shell(&script, LIMIT)?;
     let took = run.stdout.lines().find_map(|line| line.strip_prefix("took ")?.trim().parse::<f64>().ok());
