@@ -130,7 +130,7 @@ impl<T: Sync> Trampoline<T> {
     ) -> Self {
         assert!(
             cr3 < 1 << 32,
-            "the image lies above 4 GiB, where starting processors cannot find its page tables"
+            "the root of the page tables lies above 4 GiB, where starting processors cannot find it"
         );
         let start = &raw const parterre_trampoline;
         let offset = |label: *const u8| label.addr() - start.addr();

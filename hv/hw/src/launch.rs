@@ -43,6 +43,9 @@ impl PhysicalRange {
     }
 }
 
+/// Pages at [`LaunchInfo::trampoline`].
+pub const TRAMPOLINE_PAGES: u64 = 2;
+
 /// What a range of physical memory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemoryKind {
@@ -196,7 +199,8 @@ pub struct LaunchInfo {
     pub symbols: &'static [u8],
     /// I/O base of the 16550 that the hypervisor writes to; already set to 115200 8N1.
     pub serial: Option<u16>,
-    /// One page of conventional memory below 1 MiB for the code in which other processors start.
+    /// [`TRAMPOLINE_PAGES`] pages of conventional memory below 1 MiB: one for the code in which other processors start, one
+    /// for the root of the page tables that they load, which must be an address of 32 bits.
     pub trampoline: u64,
     /// Physical address of the ACPI RSDP.
     pub rsdp: u64,

@@ -2,7 +2,6 @@
 //! clocks, on all processors. What then runs on them is made in [`crate::partition`].
 
 use core::arch::asm;
-use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use spin::Once;
@@ -24,16 +23,6 @@ use crate::{apic, calibrate, layout, panic, serial};
 const STACK_PAGES: usize = 8;
 /// Pages of each stack for exceptions and interrupts. A panic report is written on one of them.
 const INTERRUPT_STACK_PAGES: usize = 4;
-
-/// The root of the hypervisor's page tables. It lies in the image, which the firmware loads below 4 GiB: a starting
-/// processor can load only 32 bits of its address.
-static ROOT: Root = Root(UnsafeCell::new([0; 512]));
-
-#[repr(align(4096))]
-struct Root(UnsafeCell<[u64; 512]>);
-
-// SAFETY: it is accessed through `HostTables` only, by one processor while it starts.
-unsafe impl Sync for Root {}
 
 /// What a processor has before its first instruction of ours.
 pub struct Unit {
@@ -81,9 +70,11 @@ pub fn take_over(info: LaunchInfo, next: fn(Ready) -> !) -> ! {
     serial::start(info.serial);
     // SAFETY: the boot program says that nobody uses this memory; the firmware has mapped it.
     let mut heap = unsafe { BootHeap::new(info.free) };
+    let root = info.trampoline + PAGE_SIZE as u64;
+    // SAFETY: the boot program has set the page aside for this; the firmware has mapped it.
+    unsafe { physical::pointer(root).write_bytes(0, PAGE_SIZE) };
     // SAFETY: the root is used here only, once; it is zeroed. `map_all` maps what the hypervisor uses.
-    let mut host =
-        unsafe { HostTables::new(physical::address(ROOT.0.get()), registers::has_gigabyte_pages()) };
+    let mut host = unsafe { HostTables::new(root, registers::has_gigabyte_pages()) };
     map_all(&mut host, &mut heap, &info);
     let idt = Idt::new(&mut heap);
     let idt = heap.place(idt);

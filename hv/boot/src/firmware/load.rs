@@ -5,7 +5,7 @@ use parterre_boot::kernel::{HEADER_BYTES, Kernel};
 use parterre_boot::memory::{self as map, MemoryMap};
 use parterre_boot::zero_page::{Screen, e820_extension_length};
 use parterre_boot::{parent_tables, zero_page};
-use parterre_hw::launch::{PAGE_SIZE, PhysicalRange, REGION_ALIGNMENT, region_bytes};
+use parterre_hw::launch::{PAGE_SIZE, PhysicalRange, REGION_ALIGNMENT, TRAMPOLINE_PAGES, region_bytes};
 use uefi::Status;
 use uefi::boot::{self, MemoryType};
 use uefi::mem::memory_map::MemoryMap as _;
@@ -239,11 +239,11 @@ pub fn hypervisor(
     config: &Config,
     platform: &Platform,
 ) -> Result<Hypervisor, BootError> {
-    let trampoline =
-        Pages::below(&[1 << 20], PAGE_SIZE, PAGE_SIZE, MemoryType::RESERVED).ok_or_else(|| {
+    let trampoline = Pages::below(&[1 << 20], TRAMPOLINE_PAGES * PAGE_SIZE, PAGE_SIZE, MemoryType::RESERVED)
+        .ok_or_else(|| {
             BootError::new(
                 Status::OUT_OF_RESOURCES,
-                "there is no free page below 1 MiB, where other processors start; update the firmware",
+                "there are no two free pages below 1 MiB, where other processors start; update the firmware",
             )
         })?;
     let mut symbols = config.symbols.as_deref().and_then(|path| match files.find(path) {
