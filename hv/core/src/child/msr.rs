@@ -140,7 +140,8 @@ impl<M: Machine> Child<M> {
             MISC_ENABLE => 1,
             DE_CFG => LFENCE_SERIALIZES,
             VM_CR => VM_CR_DISABLED,
-            PLATFORM_ID | MCG_CAP | MCG_STATUS | DEBUG_CTL | XSS | SYSCFG | HWCR | NB_CFG | TSEG_MASK | LS_CFG => 0,
+            PLATFORM_ID | MCG_CAP | MCG_STATUS | DEBUG_CTL | XSS | SYSCFG | HWCR | NB_CFG | TSEG_MASK
+            | LS_CFG => 0,
             number => return mtrr(number).map(|index| Some(self.policy.read().mtrr(index))),
         }))
     }
@@ -245,8 +246,7 @@ impl<M: Machine> Child<M> {
             MTRR_CAP => None,
             // Passed over, as hypervisors do: what they would change is not a partition's.
             MICROCODE_UPDATE | PATCH_LOADER | MICROCODE_REVISION | PLATFORM_ID | MCG_STATUS | HWCR
-            | NB_CFG
-            | LS_CFG | DE_CFG | MISC_ENABLE => Some(()),
+            | NB_CFG | LS_CFG | DE_CFG | MISC_ENABLE => Some(()),
             msr::VP_ASSIST_PAGE => self.set_assist(hv, vp, inner, value),
             number => match mtrr(number) {
                 Some(index) if is_valid_mtrr(number, value, self.policy.read().physical_bits) => {
