@@ -212,7 +212,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             Name::DISPATCH_SUSPEND => self.vp.schedule.set_stopped(low & 1 != 0),
             Name::INTERNAL_ACTIVITY_STATE => self.set_activity(low.into())?,
             name => match plain(name) {
-                Some(register) => inner.vcpu.set(register, low),
+                Some(register) => inner.set_checked(register, low, can_hold(register, low))?,
                 None => return self.set_synthetic(name, low),
             },
         }
@@ -346,6 +346,16 @@ impl<M: Machine> RegisterAccess<'_, M> {
         let area = self.inner.vcpu.xsave_mut();
         area[at..at + 16].copy_from_slice(&value.as_u128().to_le_bytes());
         xstate::mark_legacy(area);
+    }
+}
+
+/// Whether a plain register can hold a value: what its WRMSR refuses would stop the hypervisor when it loads it.
+fn can_hold(register: Reg, value: u64) -> bool {
+    let canonical = (value as i64) << 16 >> 16 == value as i64;
+    match register {
+        Reg::TscAux => value >> 32 == 0,
+        Reg::KernelGsBase | Reg::Lstar | Reg::Cstar => canonical,
+        _ => true,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plays bytes as what a parent and its children do: hypercalls with parameters of the right kinds and now and then of the
 //! wrong ones, accesses to registers, and exits of guests. For property tests and fuzzers, which then call [`Rig::check`].
 
-use std::{vec, vec::Vec};
+use std::{collections::BTreeMap, collections::BTreeSet, vec, vec::Vec};
 
 use super::{Rig, Script};
 use crate::machine::{Access, Exit, IoExit, Machine, Reg, Vcpu, gpr};
@@ -217,6 +217,8 @@ impl Bytes<'_> {
 pub struct Player {
     /// The rig.
     pub rig: Rig,
+    /// The statuses that each call was answered with so far.
+    pub answers: BTreeMap<Code, BTreeSet<u16>>,
     ids: Vec<u64>,
     scripts: usize,
 }
@@ -228,6 +230,11 @@ impl Default for Player {
 }
 
 impl Player {
+    /// The calls that are played.
+    pub fn calls() -> impl Iterator<Item = Code> {
+        CALLS.iter().map(|(code, ..)| *code)
+    }
+
     /// A parent with one processor that has deposited some memory for itself.
     pub fn new() -> Self {
         let mut rig = Rig::new();
@@ -235,7 +242,7 @@ impl Player {
         let pages = rig.pages(16);
         let (status, _) = rig.cpus[0].rep(Code::DEPOSIT_MEMORY, &u64::MAX, &pages, [0, 16]);
         assert!(status.is_success(), "the pages are the parent's");
-        Self { rig, ids: vec![1, u64::MAX, 0, 1 << 12 | 1], scripts: 1 }
+        Self { rig, answers: BTreeMap::new(), ids: vec![1, u64::MAX, 0, 1 << 12 | 1], scripts: 1 }
     }
 
     /// Makes a partition with memory and a virtual processor that may run, so that play begins where it matters.
@@ -286,7 +293,12 @@ impl Player {
             return bytes.word();
         }
         match word {
-            Id => self.ids[self.ids.len() - 1 - bytes.below(self.ids.len().min(6))],
+            // Mostly the one that is there since the beginning or the latest one.
+            Id => match bytes.next() % 4 {
+                0 => self.ids[self.ids.len() - 1],
+                1 => self.ids[bytes.below(self.ids.len())],
+                _ => self.ids[self.ids.len().min(5) - 1],
+            },
             Vp(high) => {
                 u64::from(bytes.one(&[0u32, 0, 0, 1, 1, 2, 255, 256])) | u64::from(bytes.one(high)) << 32
             }
@@ -332,6 +344,9 @@ impl Player {
             (cpu.input(), cpu.output())
         };
         let result = cpu.hypercall(control.into(), rdx, r8);
+        if let Ok(result) = result {
+            self.answers.entry(control.code()).or_default().insert(result.status().0);
+        }
         if code == Code::CREATE_PARTITION && result.is_ok_and(|result| result.status().is_success()) {
             let id = cpu.read_output(8);
             self.ids.push(u64::from_le_bytes(id.try_into().expect("8 bytes")));

@@ -2,6 +2,7 @@
 
 use crate::fake::Player;
 use proptest::prelude::*;
+use std::{collections::BTreeMap, vec::Vec};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
@@ -21,4 +22,29 @@ proptest! {
             player.rig.check();
         }
     }
+}
+
+/// The tests above are worth something only if play gets somewhere.
+#[test]
+fn play_reaches_the_good_case_of_every_call() {
+    let mut answers: BTreeMap<_, Vec<u16>> = BTreeMap::new();
+    let mut state = 1u64;
+    for _ in 0..300 {
+        let mut player = Player::with_guest();
+        let data: Vec<u8> = (0..2000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as u8
+            })
+            .collect();
+        player.play(&data);
+        player.rig.check();
+        for (code, statuses) in player.answers {
+            answers.entry(code).or_default().extend(statuses);
+        }
+    }
+    // Nobody plays with a second processor here, so none is added.
+    let mut called =
+        Player::calls().filter(|code| *code != parterre_abi::hypercall::HypercallCode::ADD_LOGICAL_PROCESSOR);
+    assert_eq!(called.find(|code| !answers.get(code).is_some_and(|statuses| statuses.contains(&0))), None);
 }
