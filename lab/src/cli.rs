@@ -195,6 +195,9 @@ pub struct ParentArgs {
     /// A guest initramfs; the parent has it as /lab/guest-initrd. `lab` is the lab's own.
     #[arg(long, value_name = "FILE")]
     pub guest_initrd: Option<String>,
+    /// Put the test kernels (lab/tmk) at /lab/tmk; `vmwp --kernel /lab/tmk/cpuid` runs one.
+    #[arg(long)]
+    pub test_kernels: bool,
     /// Added to the parent kernel's command line.
     #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
     pub cmdline: String,

@@ -85,6 +85,9 @@ impl ParentArgs {
         if let Some(initrd) = &self.guest_initrd {
             files.push(("lab/guest-initrd".into(), guest::initrd(initrd)?));
         }
+        if self.test_kernels {
+            files.extend(crate::test::test_kernels()?);
+        }
         Ok(Wish {
             below: if self.bare { Below::Nothing } else { Below::Parterre },
             efi: self.efi.clone(),

@@ -17,7 +17,7 @@ use crate::test::test_kernels;
 const BOOT: Duration = Duration::from_secs(300);
 const LIMIT: Duration = Duration::from_secs(400);
 
-const OURS: &str = "vmwp --kernel /lab/tmk/bench --memory 128M --processors 2";
+const OURS: &str = "vmwp --kernel /lab/tmk/bench --memory 128M --processors 2 </dev/null";
 const PEER: &str = "qemu -m 128M -smp 2 -kernel /lab/tmk/bench </dev/null";
 
 /// Runs the guest program `bench` on both.

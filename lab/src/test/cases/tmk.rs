@@ -26,7 +26,8 @@ pub const CASES: &[Case] = &[
 
 /// Runs a program in a virtual machine to its end, and fails with what it says failed.
 fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> {
-    let command = format!("vmwp --kernel /lab/tmk/{program} --memory 128M --processors {processors}");
+    let command =
+        format!("vmwp --kernel /lab/tmk/{program} --memory 128M --processors {processors} </dev/null");
     let said = session.shell(&command, LIMIT)?;
     let failed: Vec<&str> = said.stdout.lines().filter(|line| line.starts_with("FAILED")).collect();
     if !failed.is_empty() {
