@@ -5,18 +5,18 @@ use crate::{
     apic::{Configuration, Incoming, LocalApic, Rates},
     child::{Inner, RegisterAccess, Stage, Vp},
     hypervisor::Hypervisor,
-    machine::{Access, Machine, TableSource, Vcpu},
+    machine::{Machine, TableSource, Vcpu},
     memory::{AddressSpace, Visible},
     power_on,
-    walk::{self, Paging, Privilege, Request, WalkFault},
+    walk::{self, Paging, Request, WalkFault},
 };
 use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
     hypercall::{
         CpuidLeafInfo, CreateVpInput, DeleteVpInput, GetVpCpuidValuesInput, GetVpRegistersInput,
         HypercallCode, PartitionCreationFlags, SetVpRegistersInput, TranslateGvaAttributes,
-        TranslateGvaControlFlags as Flags, TranslateGvaResult, TranslateGvaResultCode as ResultCode,
-        TranslateVirtualAddressInput, TranslateVirtualAddressOutput,
+        TranslateGvaResult, TranslateGvaResultCode as ResultCode, TranslateVirtualAddressInput,
+        TranslateVirtualAddressOutput,
     },
     registers::{RegisterAssoc, RegisterName},
     status::{HvResult, HvStatus},
@@ -194,40 +194,15 @@ pub(super) fn translate<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
     let vp = child.vp(input.vp_index.0)?;
     let inner = vp.lock(&hv.machine);
     let paging = Paging::of(&inner.vcpu, child.policy.read().physical_bits);
-    let mut access = Access::empty();
-    access.set(Access::READ, flags.contains(Flags::VALIDATE_READ));
-    access.set(Access::WRITE, flags.contains(Flags::VALIDATE_WRITE));
-    access.set(Access::EXECUTE, flags.contains(Flags::VALIDATE_EXECUTE));
-    let request = Request {
-        access,
-        privilege: if flags.contains(Flags::PRIVILEGE_EXEMPT) {
-            Privilege::Exempt
-        } else {
-            Privilege::of_cpl(inner.vcpu.cpl())
-        },
-        smap_override: flags.contains(Flags::OVERRIDE_SMAP) || paging.rflags & 1 << 18 != 0,
-        update: flags.contains(Flags::SET_PAGE_TABLE_BITS),
-    };
+    let request = Request::of_flags(flags, inner.vcpu.cpl(), &paging).ok_or(HvStatus::INVALID_PARAMETER)?;
     let translated =
         child.read_space(|space| walk::walk(space.slat(), &paging, input.gva_page << 12, request));
     let translated = translated.ok_or(HvStatus::INVALID_PARTITION_STATE)?;
     let mut output = TranslateVirtualAddressOutput::new_zeroed();
     output.translation_result = TranslateGvaResult {
-        result_code: result_code(translated.err()),
+        result_code: translated.err().map_or(ResultCode::SUCCESS, WalkFault::result_code),
         attributes: TranslateGvaAttributes::new().with_cache_type(CacheType::WRITE_BACK.0 as u8),
     };
     output.gpa_page = translated.map_or(0, |translation| translation.gpa >> 12);
     call.reply(&output)
-}
-
-fn result_code(fault: Option<WalkFault>) -> ResultCode {
-    match fault {
-        None => ResultCode::SUCCESS,
-        Some(WalkFault::NotPresent { .. } | WalkFault::NotCanonical) => ResultCode::PAGE_NOT_PRESENT,
-        Some(WalkFault::Protection { .. }) => ResultCode::PRIVILEGE_VIOLATION,
-        Some(WalkFault::Reserved { .. }) => ResultCode::INVALID_PAGE_TABLE_FLAGS,
-        Some(WalkFault::Table { write: true, .. }) => ResultCode::GPA_NO_WRITE_ACCESS,
-        Some(WalkFault::Table { .. }) => ResultCode::GPA_NO_READ_ACCESS,
-        Some(WalkFault::Busy) => ResultCode::PAGE_NOT_PRESENT,
-    }
 }
