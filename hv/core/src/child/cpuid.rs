@@ -138,7 +138,7 @@ fn processor_leaf<M: Machine>(
     let mut r = machine.cpuid(eax, ecx);
     let processors = policy.processors();
     match eax {
-        0 => r[0] = r[0].min(LAST_BASIC).max(0x0B),
+        0 => r[0] = r[0].clamp(0x0B, LAST_BASIC),
         1 => basic(policy, vcpu, index, processors, &mut r),
         // Caches and TLBs, as far as they say nothing about cores.
         2 | 0x8000_0000..=0x8000_0006 => extended(eax, &mut r),

@@ -11,8 +11,11 @@ use crate::{
 };
 use spin::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
+/// Room for a virtual processor.
+type Place<M> = RwLock<Option<<M as Machine>::Page<Vp<M>>>>;
+
 /// Virtual processors by index.
-pub(crate) struct VpTable<M: Machine>([RwLock<Option<M::Page<Vp<M>>>>; VPS_PER_TABLE]);
+pub(crate) struct VpTable<M: Machine>([Place<M>; VPS_PER_TABLE]);
 
 impl<M: Machine> VpTable<M> {
     /// A table without virtual processors.

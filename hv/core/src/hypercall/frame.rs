@@ -61,7 +61,7 @@ impl<'a> Call<'a> {
             memory,
         };
         call.control.check()?;
-        if !call.control.fast() && (call.input % 8 != 0 || call.output % 8 != 0) {
+        if !call.control.fast() && !(call.input.is_multiple_of(8) && call.output.is_multiple_of(8)) {
             return Err(HvStatus::INVALID_ALIGNMENT);
         }
         Ok(call)

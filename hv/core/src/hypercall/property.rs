@@ -49,7 +49,7 @@ pub(super) fn get<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<(
 fn of_machine<M: Machine>(hv: &Hypervisor<M>, code: Code) -> HvResult<u64> {
     let machine = &hv.machine;
     Ok(match code {
-        Code::PROCESSOR_VENDOR => u64::from(vendor(machine)?.0),
+        Code::PROCESSOR_VENDOR => vendor(machine)?.0,
         Code::PROCESSOR_FEATURES0 => features::of_machine(machine).0.0,
         Code::PROCESSOR_FEATURES1 => features::of_machine(machine).1.0,
         Code::PROCESSOR_CL_FLUSH_SIZE => u64::from(machine.cpuid(1, 0)[1] >> 8 & 0xFF) * 8,
