@@ -19,6 +19,10 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 const OURS: &str = "vmwp --kernel /lab/tmk/bench --memory 128M --processors 2 </dev/null";
 const PEER: &str = "qemu -m 128M -smp 2 -kernel /lab/tmk/bench </dev/null";
+/// The least of so many runs: what the parent does between whiles only ever adds.
+const TIMES: usize = 4;
+/// Rows that show the program's own cost, not an exit's.
+const CONTROLS: [&str; 2] = ["nothing", "touch-again"];
 
 /// Runs the guest program `bench` on both.
 ///
@@ -37,24 +41,31 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
         unit: "instructions",
         ours: ours.get(name).copied(),
         peer: peer.get(name).copied(),
-        aim: if name == "port-io" { "no dearer" } else { "at most a quarter" },
+        aim: if name.starts_with("port-") { "no dearer" } else { "at most a quarter" },
     };
-    Ok(names.into_iter().map(row).collect())
+    Ok(names.into_iter().filter(|name| !CONTROLS.contains(&name.as_str())).map(row).collect())
 }
 
 fn run(wish: &Wish, command: &str) -> Result<BTreeMap<String, f64>> {
     let spec = BoxSpec { cpus: 1, memory: 1536, icount: true, ..BoxSpec::default() };
     let mut session = Session::start(&spec, wish, BOOT)?;
-    let run = session.shell(command, LIMIT)?;
-    let numbers = numbers(&run.stdout);
-    ensure!(
-        !numbers.is_empty(),
-        "`{command}` measured nothing ({:?}):\n{}{}",
-        run.outcome,
-        run.stdout,
-        run.stderr
-    );
-    Ok(numbers)
+    let mut least = BTreeMap::new();
+    for _ in 0..TIMES {
+        let run = session.shell(command, LIMIT)?;
+        let numbers = numbers(&run.stdout);
+        ensure!(
+            !numbers.is_empty(),
+            "`{command}` measured nothing ({:?}):\n{}{}",
+            run.outcome,
+            run.stdout,
+            run.stderr
+        );
+        for (name, ticks) in numbers {
+            let known = least.entry(name).or_insert(ticks);
+            *known = ticks.min(*known);
+        }
+    }
+    Ok(least)
 }
 
 /// The program's lines `bench NAME TICKS`.

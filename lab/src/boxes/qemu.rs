@@ -151,7 +151,16 @@ impl Arguments {
     }
 
     fn memory_and_processors(&mut self, spec: &BoxSpec) {
-        self.pair("-smp", &spec.cpus.to_string());
+        // A socket lies in one node; Linux finds anything else insane.
+        let sockets = match spec.numa {
+            1 => 1,
+            nodes if spec.cpus.is_multiple_of(nodes) => nodes,
+            _ => spec.cpus,
+        };
+        self.pair(
+            "-smp",
+            &format!("{},sockets={sockets},cores={},threads=1", spec.cpus, spec.cpus / sockets),
+        );
         self.pair("-m", &format!("{}M", spec.memory));
         if spec.numa < 2 {
             return;
