@@ -4,9 +4,11 @@
 //! Everything is done the way the parent's kernel does it, through [`Rig`]; [`steps`] has what it does again and again.
 
 pub(crate) mod between;
+mod child_registers;
 mod convention;
 mod guests;
 mod pages;
+mod parent_registers;
 mod play;
 mod samples;
 mod steps;
