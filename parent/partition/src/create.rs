@@ -3,12 +3,10 @@
 use mshv_bindings::{
     MSHV_NUM_CPU_FEATURES_BANKS, MSHV_PT_BIT_CPU_AND_XSAVE_FEATURES, MSHV_PT_BIT_GPA_SUPER_PAGES,
     MSHV_PT_BIT_LAPIC, MSHV_PT_BIT_X2APIC, MSHV_PT_ISOLATION_NONE, hv_partition_processor_xsave_features,
-    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_FEATURES0 as PROCESSOR_FEATURES0,
-    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_FEATURES1 as PROCESSOR_FEATURES1,
-    hv_partition_property_code_HV_PARTITION_PROPERTY_SYNTHETIC_PROC_FEATURES as SYNTHETIC_PROC_FEATURES,
     mshv_create_partition_v2,
 };
 use mshv_ioctls::Mshv;
+use parterre_abi::property::{PartitionPropertyCode, SyntheticProcessorFeatures};
 
 use std::sync::Arc;
 
@@ -18,11 +16,22 @@ use crate::{Error, MshvPartition, Result};
 /// The device of the parent kernel's driver.
 const DEVICE: &str = "/dev/mshv";
 
-/// Synthetic features offered to a guest, by their bits in `hv_partition_synthetic_processor_features` bank 0:
-/// hypervisor present and "Hv#1" (0, 1), reference counter (3), SynIC (4), synthetic timers (5), APIC MSRs (6),
-/// hypercalls (7), VP index (8), reference TSC (9), guest idle (10), frequencies (11), direct-mode timers (22), TLB
-/// flush (25), cluster IPI (26), VP registers (38).
-const SYNTHETIC_FEATURES: u64 = bits(&[0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 22, 25, 26, 38]);
+/// Synthetic features offered to a guest: what Microsoft's own VMMs give.
+const SYNTHETIC_FEATURES: SyntheticProcessorFeatures = SyntheticProcessorFeatures::HYPERVISOR_PRESENT
+    .union(SyntheticProcessorFeatures::HV1)
+    .union(SyntheticProcessorFeatures::ACCESS_PARTITION_REFERENCE_COUNTER)
+    .union(SyntheticProcessorFeatures::ACCESS_SYNIC_REGS)
+    .union(SyntheticProcessorFeatures::ACCESS_SYNTHETIC_TIMER_REGS)
+    .union(SyntheticProcessorFeatures::ACCESS_INTR_CTRL_REGS)
+    .union(SyntheticProcessorFeatures::ACCESS_HYPERCALL_REGS)
+    .union(SyntheticProcessorFeatures::ACCESS_VP_INDEX)
+    .union(SyntheticProcessorFeatures::ACCESS_PARTITION_REFERENCE_TSC)
+    .union(SyntheticProcessorFeatures::ACCESS_GUEST_IDLE_REG)
+    .union(SyntheticProcessorFeatures::ACCESS_FREQUENCY_REGS)
+    .union(SyntheticProcessorFeatures::DIRECT_SYNTHETIC_TIMERS)
+    .union(SyntheticProcessorFeatures::TB_FLUSH_HYPERCALLS)
+    .union(SyntheticProcessorFeatures::SYNTHETIC_CLUSTER_IPI)
+    .union(SyntheticProcessorFeatures::ACCESS_VP_REGS);
 
 const fn bits(positions: &[u32]) -> u64 {
     let mut mask = 0;
@@ -64,12 +73,15 @@ impl Hypervisor {
     /// The two banks of processor features that the hypervisor can give to children
     /// (`HV_PARTITION_PROCESSOR_FEATURES`; a set bit is a feature that is there).
     pub fn processor_features(&self) -> Result<[u64; 2]> {
-        let get = |code| {
+        let get = |code: PartitionPropertyCode| {
             self.mshv
-                .get_host_partition_property(code)
+                .get_host_partition_property(code.0)
                 .map_err(Error::call("cannot read the host's processor features"))
         };
-        Ok([get(PROCESSOR_FEATURES0)?, get(PROCESSOR_FEATURES1)?])
+        Ok([
+            get(PartitionPropertyCode::PROCESSOR_FEATURES0)?,
+            get(PartitionPropertyCode::PROCESSOR_FEATURES1)?,
+        ])
     }
 
     /// Reads any property of the parent partition (`HvCallGetPartitionProperty` on itself).
@@ -99,8 +111,11 @@ impl Hypervisor {
         let vm =
             self.mshv.create_vm_with_args(&arguments).map_err(Error::call("cannot create a partition"))?;
         // Early property: only between creation and initialization.
-        vm.set_partition_property(SYNTHETIC_PROC_FEATURES, SYNTHETIC_FEATURES)
-            .map_err(Error::call("cannot set the partition's synthetic features"))?;
+        vm.set_partition_property(
+            PartitionPropertyCode::SYNTHETIC_PROC_FEATURES.0,
+            SYNTHETIC_FEATURES.bits(),
+        )
+        .map_err(Error::call("cannot set the partition's synthetic features"))?;
         vm.initialize().map_err(Error::call("cannot initialize the partition"))?;
         MshvPartition::new(vm, memory)
     }

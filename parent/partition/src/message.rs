@@ -1,30 +1,16 @@
 //! Intercept messages: what the hypervisor says when a VP needs the worker, decoded from its 256 bytes.
 //!
-//! Layouts: `struct hv_message` and `struct hv_x64_*_intercept_message` (Linux `include/hyperv/hvgdk_mini.h`,
-//! `hvhdk.h`; TLFS "Intercepts"). A message is data from another layer: lengths and counts are checked here, so that
-//! nothing above has to.
+//! The layouts are `parterre_abi`'s (TLFS "Intercepts"). A message is data from another layer: lengths and counts are
+//! checked here, so that nothing above has to.
+
+use parterre_abi::message::{
+    ApicEoiMessage, CpuidInterceptMessage, InterceptAccessType, InterceptMessageHeader,
+    IoPortInterceptMessage, MemoryInterceptMessage, Message, MessageType, MsrInterceptMessage,
+};
+use zerocopy::FromBytes;
 
 use crate::registers::Segment;
 use crate::{Error, Result};
-
-/// Size of a message with its header.
-pub const MESSAGE_SIZE: usize = 256;
-/// Bytes of the message header before the payload.
-const HEADER_SIZE: usize = 16;
-/// Longest payload.
-const MAX_PAYLOAD: usize = MESSAGE_SIZE - HEADER_SIZE;
-
-/// Message types (`enum hv_message_type`).
-mod kind {
-    pub const UNMAPPED_GPA: u32 = 0x8000_0000;
-    pub const GPA_INTERCEPT: u32 = 0x8000_0001;
-    pub const UNRECOVERABLE_EXCEPTION: u32 = 0x8000_0021;
-    pub const IO_PORT: u32 = 0x8001_0000;
-    pub const MSR: u32 = 0x8001_0001;
-    pub const CPUID: u32 = 0x8001_0002;
-    pub const APIC_EOI: u32 = 0x8001_0004;
-    pub const HALT: u32 = 0x8001_0007;
-}
 
 /// Where the VP stood when it was intercepted (`struct hv_x64_intercept_message_header`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,135 +173,113 @@ pub enum Intercept {
     },
 }
 
-/// The payload of a message whose length has been checked.
-struct Payload<'a>(&'a [u8]);
+/// The payload of a message as the type that its kind says.
+fn payload<T: FromBytes>(message: &Message) -> Result<T> {
+    let (size, expected) = (usize::from(message.header.payload_size), size_of::<T>());
+    if size < expected {
+        return Err(Error::ShortMessage { kind: message.header.message_type.0, size, expected });
+    }
+    Ok(message.payload_as())
+}
 
-impl Payload<'_> {
-    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
-        let mut bytes = [0; N];
-        bytes.copy_from_slice(&self.0[at..at + N]);
-        bytes
+impl Intercept {
+    /// Decodes a message.
+    pub fn decode(message: &Message) -> Result<Intercept> {
+        Ok(match message.header.message_type {
+            MessageType::X64_IO_PORT_INTERCEPT => {
+                Intercept::IoPort(payload::<IoPortInterceptMessage>(message)?.into())
+            }
+            MessageType::UNMAPPED_GPA | MessageType::GPA_INTERCEPT => {
+                Intercept::Memory(payload::<MemoryInterceptMessage>(message)?.into())
+            }
+            MessageType::X64_APIC_EOI => {
+                let ApicEoiMessage { vp_index, interrupt_vector } = payload(message)?;
+                Intercept::ApicEoi { vp: vp_index.0, vector: interrupt_vector }
+            }
+            MessageType::X64_HALT => Intercept::Halt(payload::<InterceptMessageHeader>(message)?.into()),
+            MessageType::UNRECOVERABLE_EXCEPTION => {
+                Intercept::TripleFault(payload::<InterceptMessageHeader>(message)?.into())
+            }
+            MessageType::X64_MSR_INTERCEPT => decode_msr(payload(message)?),
+            MessageType::X64_CPUID_INTERCEPT => decode_cpuid(payload(message)?),
+            MessageType(kind) => Intercept::Other { kind },
+        })
     }
-    fn u8(&self, at: usize) -> u8 {
-        self.0[at]
-    }
-    fn u16(&self, at: usize) -> u16 {
-        u16::from_le_bytes(self.bytes(at))
-    }
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.bytes(at))
-    }
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.bytes(at))
-    }
-    fn segment(&self, at: usize) -> Segment {
-        Segment {
-            base: self.u64(at),
-            limit: self.u32(at + 8),
-            selector: self.u16(at + 12),
-            attributes: self.u16(at + 14),
-        }
-    }
-    fn instruction(&self, count_at: usize, at: usize) -> InstructionBytes {
-        let count = usize::from(self.u8(count_at)).min(16);
-        InstructionBytes::new(&self.0[at..at + count])
-    }
-    fn context(&self) -> Context {
+}
+
+impl From<InterceptMessageHeader> for Context {
+    fn from(header: InterceptMessageHeader) -> Context {
         Context {
-            vp: self.u32(0),
-            instruction_length: self.u8(4) & 0xF,
-            cpl: (self.u16(6) & 3) as u8,
-            long_mode: self.u16(6) & (1 << 4) != 0,
-            cs: self.segment(8),
-            rip: self.u64(24),
-            rflags: self.u64(32),
+            vp: header.vp_index.0,
+            instruction_length: header.instruction_length_and_cr8.instruction_length(),
+            cpl: header.execution_state.cpl(),
+            long_mode: header.execution_state.efer_lma(),
+            cs: header.cs_segment.into(),
+            rip: header.rip,
+            rflags: header.rflags,
         }
     }
-    fn access_type(&self) -> AccessKind {
-        match self.u8(5) {
-            0 => AccessKind::Read,
-            1 => AccessKind::Write,
+}
+
+impl From<InterceptAccessType> for AccessKind {
+    fn from(access: InterceptAccessType) -> AccessKind {
+        match access {
+            InterceptAccessType::READ => AccessKind::Read,
+            InterceptAccessType::WRITE => AccessKind::Write,
             _ => AccessKind::Execute,
         }
     }
 }
 
-impl Intercept {
-    /// Decodes a message page.
-    pub fn decode(message: &[u8; MESSAGE_SIZE]) -> Result<Intercept> {
-        let [k0, k1, k2, k3, size, ..] = *message;
-        let kind = u32::from_le_bytes([k0, k1, k2, k3]);
-        let size = usize::from(size).min(MAX_PAYLOAD);
-        let expected = match kind {
-            kind::UNMAPPED_GPA | kind::GPA_INTERCEPT => 80,
-            kind::UNRECOVERABLE_EXCEPTION | kind::HALT => 40,
-            kind::IO_PORT => 128,
-            kind::MSR => 64,
-            kind::CPUID => 104,
-            kind::APIC_EOI => 8,
-            _ => return Ok(Intercept::Other { kind }),
-        };
-        if size < expected {
-            return Err(Error::ShortMessage { kind, size, expected });
+/// The instruction bytes of a message, of which at most all are there.
+fn instruction(bytes: &[u8; 16], count: u8) -> InstructionBytes {
+    InstructionBytes::new(&bytes[..usize::from(count).min(bytes.len())])
+}
+
+impl From<IoPortInterceptMessage> for IoPort {
+    fn from(message: IoPortInterceptMessage) -> IoPort {
+        IoPort {
+            context: message.header.into(),
+            write: message.header.intercept_access_type == InterceptAccessType::WRITE,
+            port: message.port_number,
+            size: match message.access_info.access_size() {
+                size @ (2 | 4) => size,
+                _ => 1,
+            },
+            string: message.access_info.string_op(),
+            rep: message.access_info.rep_prefix(),
+            rax: message.rax,
+            bytes: instruction(&message.instruction_bytes, message.instruction_byte_count),
+            ds: message.ds_segment.into(),
+            es: message.es_segment.into(),
+            rcx: message.rcx,
+            rsi: message.rsi,
+            rdi: message.rdi,
         }
-        let payload = Payload(&message[HEADER_SIZE..]);
-        Ok(match kind {
-            kind::IO_PORT => Intercept::IoPort(decode_io_port(&payload)),
-            kind::UNMAPPED_GPA | kind::GPA_INTERCEPT => Intercept::Memory(decode_memory(&payload)),
-            kind::APIC_EOI => Intercept::ApicEoi { vp: payload.u32(0), vector: payload.u32(4) },
-            kind::HALT => Intercept::Halt(payload.context()),
-            kind::MSR => decode_msr(&payload),
-            kind::CPUID => decode_cpuid(&payload),
-            _ => Intercept::TripleFault(payload.context()),
-        })
     }
 }
 
-fn decode_io_port(payload: &Payload<'_>) -> IoPort {
-    let info = payload.u8(42);
-    IoPort {
-        context: payload.context(),
-        write: payload.access_type() == AccessKind::Write,
-        port: payload.u16(40),
-        size: match info & 7 {
-            2 => 2,
-            4 => 4,
-            _ => 1,
-        },
-        string: info & (1 << 3) != 0,
-        rep: info & (1 << 4) != 0,
-        rax: payload.u64(48),
-        bytes: payload.instruction(43, 56),
-        ds: payload.segment(72),
-        es: payload.segment(88),
-        rcx: payload.u64(104),
-        rsi: payload.u64(112),
-        rdi: payload.u64(120),
+impl From<MemoryInterceptMessage> for MemoryAccess {
+    fn from(message: MemoryInterceptMessage) -> MemoryAccess {
+        MemoryAccess {
+            context: message.header.into(),
+            kind: message.header.intercept_access_type.into(),
+            gpa: message.guest_physical_address,
+            gva: message.memory_access_info.gva_valid().then_some(message.guest_virtual_address),
+            bytes: instruction(&message.instruction_bytes, message.instruction_byte_count),
+        }
     }
 }
 
-fn decode_memory(payload: &Payload<'_>) -> MemoryAccess {
-    let gva_valid = payload.u8(45) & 1 != 0;
-    MemoryAccess {
-        context: payload.context(),
-        kind: payload.access_type(),
-        gpa: payload.u64(56),
-        gva: gva_valid.then(|| payload.u64(48)),
-        bytes: payload.instruction(44, 64),
-    }
+fn decode_msr(message: MsrInterceptMessage) -> Intercept {
+    let write = message.header.intercept_access_type == InterceptAccessType::WRITE;
+    let value = message.rdx << 32 | message.rax & 0xFFFF_FFFF;
+    Intercept::Msr { context: message.header.into(), msr: message.msr_number, write: write.then_some(value) }
 }
 
-fn decode_msr(payload: &Payload<'_>) -> Intercept {
-    let value = (payload.u64(48) << 32) | (payload.u64(56) & 0xFFFF_FFFF);
-    Intercept::Msr {
-        context: payload.context(),
-        msr: payload.u32(40),
-        write: (payload.access_type() == AccessKind::Write).then_some(value),
-    }
-}
-
-fn decode_cpuid(payload: &Payload<'_>) -> Intercept {
-    // The defaults come in the order RAX, RCX, RDX, RBX.
-    let default = [72, 96, 80, 88].map(|at| payload.u32(at));
-    Intercept::Cpuid { context: payload.context(), default }
+fn decode_cpuid(message: CpuidInterceptMessage) -> Intercept {
+    let CpuidInterceptMessage { default_result_rax: a, default_result_rbx: b, default_result_rcx: c, .. } =
+        message;
+    let default = [a, b, c, message.default_result_rdx].map(|register| register as u32);
+    Intercept::Cpuid { context: message.header.into(), default }
 }

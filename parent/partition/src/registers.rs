@@ -1,5 +1,7 @@
 //! Register names and the architectural state of a virtual processor, as the worker sees them.
 
+use parterre_abi::registers::SegmentRegister;
+
 /// Registers that instruction emulation reads and writes. General registers are numbered as instructions number
 /// them, so `Register::general(n)` fits any decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +68,20 @@ pub struct Segment {
     pub selector: u16,
     /// Type 3:0, S 4, DPL 6:5, P 7, AVL 12, L 13, D 14, G 15.
     pub attributes: u16,
+}
+
+impl From<SegmentRegister> for Segment {
+    fn from(register: SegmentRegister) -> Segment {
+        let SegmentRegister { base, limit, selector, attributes } = register;
+        Segment { base, limit, selector, attributes: attributes.into() }
+    }
+}
+
+impl From<Segment> for SegmentRegister {
+    fn from(segment: Segment) -> SegmentRegister {
+        let Segment { base, limit, selector, attributes } = segment;
+        SegmentRegister { base, limit, selector, attributes: attributes.into() }
+    }
 }
 
 impl Segment {

@@ -7,28 +7,15 @@ use mshv_bindings::{
     make_args, mshv_root_hvcall,
 };
 use mshv_ioctls::VcpuFd;
+use parterre_abi::message::{MESSAGE_SIZE, Message};
+use parterre_abi::registers::{
+    PendingExceptionEvent, RegisterName, RegisterValue, SegmentRegister, TableRegister,
+};
+use zerocopy::transmute;
 
-use crate::message::MESSAGE_SIZE;
 use crate::page::RegisterPage;
-use crate::registers::{ArchState, Register, Segment, Segments, Table};
+use crate::registers::{ArchState, Register, Segments, Table};
 use crate::{Access, Error, Exception, Intercept, Result, Translation, VirtualProcessor};
-
-/// Register names (`enum hv_register_name`).
-mod name {
-    pub const PENDING_EVENT0: u32 = 0x0001_0004;
-    pub const RAX: u32 = 0x0002_0000;
-    pub const CR0: u32 = 0x0004_0000;
-    pub const CR2: u32 = 0x0004_0001;
-    pub const CR3: u32 = 0x0004_0002;
-    pub const CR4: u32 = 0x0004_0003;
-    pub const ES: u32 = 0x0006_0000;
-    pub const LDTR: u32 = 0x0006_0006;
-    pub const TR: u32 = 0x0006_0007;
-    pub const IDTR: u32 = 0x0007_0000;
-    pub const GDTR: u32 = 0x0007_0001;
-    pub const EFER: u32 = 0x0008_0001;
-    pub const MTRR_DEF_TYPE: u32 = 0x0008_000E;
-}
 
 /// MTRRs on, everything write-back: what firmware leaves for RAM.
 const MTRR_ENABLED_WRITE_BACK: u64 = (1 << 11) | 6;
@@ -57,8 +44,8 @@ impl MshvVp {
         self.page.as_mut().filter(|page| page.is_valid())
     }
 
-    fn get_registers(&self, names: &[u32]) -> Result<Vec<u128>> {
-        let mut assocs: Vec<_> = names.iter().map(|&name| assoc(name, 0)).collect();
+    fn get_registers(&self, names: &[RegisterName]) -> Result<Vec<RegisterValue>> {
+        let mut assocs: Vec<_> = names.iter().map(|&name| assoc(name, RegisterValue::default())).collect();
         self.vcpu
             .get_reg(&mut assocs)
             .map_err(Error::call(format!("cannot read registers of virtual processor {}", self.index)))?;
@@ -85,7 +72,7 @@ impl MshvVp {
         Ok(((output.gpa_page << PAGE_SHIFT) | (gva & 0xFFF), code))
     }
 
-    fn set_registers(&self, values: &[(u32, u128)]) -> Result<()> {
+    fn set_registers(&self, values: &[(RegisterName, RegisterValue)]) -> Result<()> {
         let assocs: Vec<_> = values.iter().map(|&(name, value)| assoc(name, value)).collect();
         self.vcpu
             .set_reg(&assocs)
@@ -93,37 +80,30 @@ impl MshvVp {
     }
 }
 
-fn assoc(name: u32, value: u128) -> hv_register_assoc {
-    let reg128 = hv_u128 { low_part: value as u64, high_part: (value >> 64) as u64 };
-    hv_register_assoc { name, value: hv_register_value { reg128 }, ..Default::default() }
+fn assoc(name: RegisterName, value: RegisterValue) -> hv_register_assoc {
+    let reg128 = hv_u128 { low_part: value.low, high_part: value.high };
+    hv_register_assoc { name: name.0, value: hv_register_value { reg128 }, ..Default::default() }
 }
 
-fn value_of(assoc: &hv_register_assoc) -> u128 {
+fn value_of(assoc: &hv_register_assoc) -> RegisterValue {
     // SAFETY: every member of the union is plain data; `reg128` covers all of it, and the hypervisor wrote all of it.
     let value = unsafe { assoc.value.reg128 };
-    u128::from(value.low_part) | (u128::from(value.high_part) << 64)
+    RegisterValue { low: value.low_part, high: value.high_part }
 }
 
-/// `HV_X64_SEGMENT_REGISTER`: base, limit, selector, attributes.
-fn segment_value(segment: &Segment) -> u128 {
-    u128::from(segment.base)
-        | u128::from(segment.limit) << 64
-        | u128::from(segment.selector) << 96
-        | u128::from(segment.attributes) << 112
+/// The TLFS name of a register.
+fn name(register: Register) -> RegisterName {
+    // Both number the general registers as instructions do, RIP and RFLAGS behind them.
+    RegisterName(RegisterName::RAX.0 + register as u32)
 }
 
-fn segment_of(value: u128) -> Segment {
-    Segment {
-        base: value as u64,
-        limit: (value >> 64) as u32,
-        selector: (value >> 96) as u16,
-        attributes: (value >> 112) as u16,
-    }
+/// The names from `first` on.
+fn names_from(first: RegisterName) -> impl Iterator<Item = RegisterName> {
+    (first.0..).map(RegisterName)
 }
 
-/// `HV_X64_TABLE_REGISTER`: six bytes of padding, limit, base.
-fn table_value(table: &Table) -> u128 {
-    u128::from(table.limit) << 48 | u128::from(table.base) << 64
+fn table_value(table: &Table) -> RegisterValue {
+    TableRegister { pad: [0; 3], limit: table.limit, base: table.base }.into()
 }
 
 impl VirtualProcessor for MshvVp {
@@ -139,7 +119,8 @@ impl VirtualProcessor for MshvVp {
         const { assert!(size_of::<hv_message>() == MESSAGE_SIZE) };
         // SAFETY: the message is `repr(C, packed)` plain data of exactly this size, zeroed before the kernel filled it.
         let bytes: [u8; MESSAGE_SIZE] = unsafe { std::mem::transmute(message) };
-        Intercept::decode(&bytes)
+        let message: Message = transmute!(bytes);
+        Intercept::decode(&message)
     }
 
     fn get(&mut self, names: &[Register], values: &mut [u64]) -> Result<()> {
@@ -149,9 +130,9 @@ impl VirtualProcessor for MshvVp {
             }
             return Ok(());
         }
-        let numbers: Vec<u32> = names.iter().map(|name| name::RAX + *name as u32).collect();
-        for (value, read) in values.iter_mut().zip(self.get_registers(&numbers)?) {
-            *value = read as u64;
+        let names: Vec<_> = names.iter().map(|register| name(*register)).collect();
+        for (value, read) in values.iter_mut().zip(self.get_registers(&names)?) {
+            *value = read.low;
         }
         Ok(())
     }
@@ -163,37 +144,38 @@ impl VirtualProcessor for MshvVp {
             }
             return Ok(());
         }
-        let values: Vec<_> = values.iter().map(|(n, v)| (name::RAX + *n as u32, u128::from(*v))).collect();
+        let values: Vec<_> =
+            values.iter().map(|(register, value)| (name(*register), (*value).into())).collect();
         self.set_registers(&values)
     }
 
     fn segments(&mut self) -> Result<Segments> {
-        let mut names: Vec<u32> = (name::ES..name::ES + 6).collect();
-        names.extend([name::CR0, name::EFER]);
+        let mut names: Vec<_> = names_from(RegisterName::ES).take(6).collect();
+        names.extend([RegisterName::CR0, RegisterName::EFER]);
         let values = self.get_registers(&names)?;
-        let mut segments = Segments { cr0: values[6] as u64, efer: values[7] as u64, ..Default::default() };
+        let mut segments = Segments { cr0: values[6].low, efer: values[7].low, ..Default::default() };
         for (segment, value) in segments.registers.iter_mut().zip(values) {
-            *segment = segment_of(value);
+            *segment = value.as_segment().into();
         }
         Ok(segments)
     }
 
     fn set_arch_state(&mut self, state: &ArchState) -> Result<()> {
         let mut values = vec![
-            (name::EFER, u128::from(state.efer)),
-            (name::CR4, u128::from(state.cr4)),
-            (name::CR3, u128::from(state.cr3)),
-            (name::CR0, u128::from(state.cr0)),
-            (name::GDTR, table_value(&state.gdtr)),
-            (name::IDTR, table_value(&state.idtr)),
-            (name::LDTR, segment_value(&state.ldtr)),
-            (name::TR, segment_value(&state.tr)),
+            (RegisterName::EFER, state.efer.into()),
+            (RegisterName::CR4, state.cr4.into()),
+            (RegisterName::CR3, state.cr3.into()),
+            (RegisterName::CR0, state.cr0.into()),
+            (RegisterName::GDTR, table_value(&state.gdtr)),
+            (RegisterName::IDTR, table_value(&state.idtr)),
+            (RegisterName::LDTR, SegmentRegister::from(state.ldtr).into()),
+            (RegisterName::TR, SegmentRegister::from(state.tr).into()),
+            (RegisterName::MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK.into()),
         ];
-        let segments = state.segments.iter().map(segment_value);
-        values.extend((name::ES..).zip(segments));
-        values.extend((name::RAX..).zip(state.general.iter().map(|value| u128::from(*value))));
-        self.set_registers(&values)?;
-        self.set_registers(&[(name::MTRR_DEF_TYPE, u128::from(MTRR_ENABLED_WRITE_BACK))])
+        let segments = state.segments.iter().map(|segment| SegmentRegister::from(*segment).into());
+        values.extend(names_from(RegisterName::ES).zip(segments));
+        values.extend(names_from(RegisterName::RAX).zip(state.general.iter().map(|value| (*value).into())));
+        self.set_registers(&values)
     }
 
     fn translate(&mut self, gva: u64, access: Access) -> Result<Translation> {
@@ -216,17 +198,16 @@ impl VirtualProcessor for MshvVp {
     }
 
     fn inject(&mut self, exception: Exception) -> Result<()> {
-        // `hv_x64_pending_exception_event`: pending 0, type 3:1 (0 exception), deliver error code 8, vector 31:16,
-        // error code 63:32, parameter 127:64.
-        let event = 1u128
-            | u128::from(exception.error_code.is_some()) << 8
-            | u128::from(exception.vector) << 16
-            | u128::from(exception.error_code.unwrap_or(0)) << 32
-            | u128::from(exception.parameter) << 64;
         if exception.vector == PAGE_FAULT {
             // Not every hypervisor loads it from the parameter.
-            self.set_registers(&[(name::CR2, u128::from(exception.parameter))])?;
+            self.set_registers(&[(RegisterName::CR2, exception.parameter.into())])?;
         }
-        self.set_registers(&[(name::PENDING_EVENT0, event)])
+        let event = PendingExceptionEvent::new()
+            .with_event_pending(true)
+            .with_vector(exception.vector.into())
+            .with_deliver_error_code(exception.error_code.is_some())
+            .with_error_code(exception.error_code.unwrap_or(0))
+            .with_exception_parameter(exception.parameter);
+        self.set_registers(&[(RegisterName::PENDING_EVENT0, u128::from(event).into())])
     }
 }

@@ -29,7 +29,7 @@ const FIRST_CONNECTION: u64 = 16;
 const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How long output is gathered before it is passed on: a guest that prints sends one byte at a time, and waking up for
 /// each would cost more than the guest itself.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(10);
 /// Most people at one console, and most control connections.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -89,7 +89,7 @@ impl Service {
     /// Puts somebody at the console from the start: the terminal that started the worker.
     pub fn attach_terminal(&mut self, client: Client<File, File>, watch: impl AsFd) -> io::Result<()> {
         self.escape_ends = true;
-        self.attach(client, watch)
+        self.attach(client, watch, true)
     }
 
     fn token(&mut self) -> u64 {
@@ -97,9 +97,9 @@ impl Service {
         self.next_token
     }
 
-    fn attach(&mut self, client: Client<File, File>, watch: impl AsFd) -> io::Result<()> {
+    fn attach(&mut self, client: Client<File, File>, watch: impl AsFd, stays: bool) -> io::Result<()> {
         let token = self.token();
-        self.attachments.add(&self.epoll, token, client, watch)
+        self.attachments.add(&self.epoll, token, client, watch, stays)
     }
 
     /// Runs the machine over all its resets until it is off. Returns why it is off.
@@ -186,7 +186,7 @@ impl Service {
             }
             CONSOLE => self.accept_consoles(),
             token => {
-                self.attachments.read(token, &mut self.input);
+                self.attachments.read(&self.epoll, token, &mut self.input);
                 if self.escape_ends && self.input.contains(ESCAPE) {
                     return Some(Event::Stop);
                 }
@@ -211,7 +211,7 @@ impl Service {
                 let input = File::from(OwnedFd::from(clone));
                 let output = File::from(OwnedFd::from(stream));
                 let watch = output.try_clone()?;
-                self.attach(Client::new(input, output), watch)
+                self.attach(Client::new(input, output), watch, false)
             });
             if let Err(error) = attached {
                 log_line(format_args!("cannot serve a console connection: {error}"));
