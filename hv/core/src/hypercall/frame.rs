@@ -61,10 +61,8 @@ impl<'a> Call<'a> {
             memory,
         };
         call.control.check()?;
-        if !call.control.fast() && !(call.input.is_multiple_of(8) && call.output.is_multiple_of(8)) {
-            return Err(HvStatus::INVALID_ALIGNMENT);
-        }
-        Ok(call)
+        let aligned = call.input.is_multiple_of(8) && call.output.is_multiple_of(8);
+        if call.control.fast() || aligned { Ok(call) } else { Err(HvStatus::INVALID_ALIGNMENT) }
     }
 
     /// Which call.
