@@ -6,6 +6,7 @@
 pub(crate) mod between;
 mod child_registers;
 mod convention;
+mod devices;
 mod guests;
 mod pages;
 mod parent_registers;
