@@ -289,7 +289,7 @@ impl Player {
     }
 
     fn value(&mut self, word: Word, bytes: &mut Bytes<'_>) -> u64 {
-        if bytes.next() % 32 == 0 {
+        if bytes.next().is_multiple_of(32) {
             return bytes.word();
         }
         match word {
@@ -326,14 +326,14 @@ impl Player {
                 input.extend((1..count).map(|_| self.value(*last, bytes)).collect::<Vec<_>>());
             }
             control.set_rep_count(if repeats { count.into() } else { 1 });
-            control.set_rep_start(if bytes.next() % 8 == 0 { 1 } else { 0 });
+            control.set_rep_start(if bytes.next().is_multiple_of(8) { 1 } else { 0 });
         }
         match code {
             Code::GET_VP_STATE | Code::SET_VP_STATE => control.set_variable_header_size(1),
             Code::MAP_DEVICE_INTERRUPT => control.set_variable_header_size(2),
             _ => {}
         }
-        if bytes.next() % 32 == 0 {
+        if bytes.next().is_multiple_of(32) {
             control = HypercallInput::from(u64::from(control) ^ bytes.word());
         }
         let cpu = &mut self.rig.cpus[0];
@@ -360,7 +360,7 @@ impl Player {
     }
 
     fn register(&mut self, bytes: &mut Bytes<'_>) {
-        let number = if bytes.next() % 4 == 0 { bytes.word() as u32 } else { bytes.one(&MSRS) };
+        let number = if bytes.next().is_multiple_of(4) { bytes.word() as u32 } else { bytes.one(&MSRS) };
         // The machine does not come back from a reset, nor a processor from an INIT that it sends itself.
         if matches!(number, msr::RESET | 0x830) {
             return;
@@ -391,7 +391,7 @@ impl Player {
 
     fn exit(script: &Script, bytes: &mut Bytes<'_>) {
         let length = bytes.one(&[None, Some(2), Some(3), Some(15)]);
-        let number = if bytes.next() % 4 == 0 { bytes.word() as u32 } else { bytes.one(&MSRS) };
+        let number = if bytes.next().is_multiple_of(4) { bytes.word() as u32 } else { bytes.one(&MSRS) };
         let gpa = bytes.one(&[0xFEE0_0000, 0x9000, 0x9004, 0x20_0000, 0]) + u64::from(bytes.next()) * 16;
         let access = Access::from_bits_truncate(bytes.next());
         let io = IoExit {
@@ -432,7 +432,8 @@ impl Player {
     /// Writes into a page that the parent shares with the hypervisor or a guest, as user space does at any time.
     fn page(&mut self, bytes: &mut Bytes<'_>) {
         let page = 1024 + u64::from(bytes.next());
-        let page = if bytes.next() % 2 == 0 { page } else { self.rig.ram() - 1 - u64::from(bytes.next()) };
+        let page =
+            if bytes.next().is_multiple_of(2) { page } else { self.rig.ram() - 1 - u64::from(bytes.next()) };
         let offset = 8 * usize::from(bytes.next());
         let value = bytes.word();
         if self.rig.sees(page) {
