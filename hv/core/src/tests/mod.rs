@@ -12,6 +12,7 @@ mod pages;
 mod parent_registers;
 mod play;
 mod samples;
+mod state;
 mod steps;
 mod wakes;
 
