@@ -66,6 +66,11 @@ impl FakeMachine {
         scripts[index].clone()
     }
 
+    /// How many virtual processors were made so far: the number of the next one's script.
+    pub fn vcpus(&self) -> usize {
+        self.0.vcpus.load(Ordering::SeqCst)
+    }
+
     /// Sets the time stamp counter.
     pub fn set_tsc(&self, tsc: u64) {
         self.0.tsc.store(tsc, Ordering::SeqCst);

@@ -220,6 +220,8 @@ pub struct Player {
     /// The statuses that each call was answered with so far.
     pub answers: BTreeMap<Code, BTreeSet<u16>>,
     ids: Vec<u64>,
+    /// The script of the first virtual processor of this play, and how many are played with.
+    first_script: usize,
     scripts: usize,
 }
 
@@ -237,23 +239,43 @@ impl Player {
 
     /// A parent with one processor that has deposited some memory for itself.
     pub fn new() -> Self {
-        let mut rig = Rig::new();
+        let rig = Rig::new();
         rig.machine.set_tick(50);
-        let pages = rig.pages(16);
-        let (status, _) = rig.cpus[0].rep(Code::DEPOSIT_MEMORY, &u64::MAX, &pages, [0, 16]);
+        let mut player = Self { rig, answers: BTreeMap::new(), ids: vec![], first_script: 0, scripts: 0 };
+        player.begin();
+        player
+    }
+
+    /// Begins a play, on a new rig or after [`Player::end`].
+    fn begin(&mut self) {
+        self.rig.reuse_pages();
+        let pages = self.rig.pages(16);
+        let (status, _) = self.rig.cpus[0].rep(Code::DEPOSIT_MEMORY, &u64::MAX, &pages, [0, 16]);
         assert!(status.is_success(), "the pages are the parent's");
-        Self { rig, answers: BTreeMap::new(), ids: vec![1, u64::MAX, 0, 1 << 12 | 1], scripts: 1 }
+        self.ids = vec![1, u64::MAX, 0, 1 << 12 | 1];
+        (self.first_script, self.scripts) = (self.rig.machine.vcpus(), 1);
     }
 
     /// Makes a partition with memory and a virtual processor that may run, so that play begins where it matters.
     pub fn with_guest() -> Self {
         let mut player = Self::new();
-        let cpu = &mut player.rig.cpus[0];
+        player.make_guest();
+        player
+    }
+
+    /// The same on the rig of a play that has ended.
+    pub fn again_with_guest(&mut self) {
+        self.begin();
+        self.make_guest();
+    }
+
+    fn make_guest(&mut self) {
+        let cpu = &mut self.rig.cpus[0];
         let flags = [0x48_2110u64, 0, 0x609, 0, 0, 0, 0];
         let id: u64 = cpu.query(Code::CREATE_PARTITION, &flags).expect("there is memory");
-        let pages = player.rig.pages(128);
-        let memory = player.rig.pages(16);
-        let cpu = &mut player.rig.cpus[0];
+        let pages = self.rig.pages(128);
+        let memory = self.rig.pages(16);
+        let cpu = &mut self.rig.cpus[0];
         assert!(cpu.rep(Code::DEPOSIT_MEMORY, &id, &pages, [0, 128]).0.is_success());
         assert_eq!(cpu.simple(Code::INITIALIZE_PARTITION, &id), Ok(()));
         assert!(cpu.rep(Code::MAP_GPA_PAGES, &[id, 0, 0xF], &memory, [0, 16]).0.is_success());
@@ -263,8 +285,36 @@ impl Player {
         }
         assert!(cpu.query::<_, u64>(Code::MAP_STATS_PAGE, &[0x1_0002u64, id, 0]).is_ok());
         assert!(cpu.rep(Code::SET_VP_REGISTERS, &[id, 0], &[0u64; 4], [0, 1]).0.is_success());
-        player.ids.push(id);
-        player
+        self.ids.push(id);
+    }
+
+    /// Ends all partitions and takes everything back, as a parent does that shuts down.
+    ///
+    /// # Panics
+    /// Not every page came back.
+    pub fn end(&mut self) {
+        let cpu = &mut self.rig.cpus[0];
+        while let Ok(id) = cpu.query::<_, u64>(Code::GET_NEXT_CHILD_PARTITION, &[u64::MAX, 0]) {
+            if id == 0 {
+                break;
+            }
+            // One that was never initialized cannot be finalized.
+            let _ = cpu.simple(Code::FINALIZE_PARTITION, &id);
+            assert_eq!(
+                cpu.simple(Code::DELETE_PARTITION, &id),
+                Ok(()),
+                "a partition ends when the parent wants it"
+            );
+        }
+        for kind in [1u64, 2, 0x1_0001, 0x1_0002] {
+            let _ = cpu.simple(Code::UNMAP_STATS_PAGE, &[kind, if kind == 2 { 0 } else { 1 }, 0]);
+        }
+        for port in 1..4u64 {
+            let _ = cpu.simple(Code::DELETE_PORT, &[u64::MAX, port]);
+        }
+        while cpu.rep(Code::WITHDRAW_MEMORY, &[u64::MAX, 0], &[0u8; 0], [0, 512]).0.is_success() {}
+        self.rig.check();
+        assert_eq!((self.rig.missing(), self.rig.machine.live_pages()), (0, 0), "everything came back");
     }
 
     /// Plays all of `data`.
@@ -379,7 +429,7 @@ impl Player {
 
     /// Gives some guest something to do.
     fn guest(&mut self, bytes: &mut Bytes<'_>) {
-        let script = self.rig.machine.script(1 + bytes.below(self.scripts + 2));
+        let script = self.rig.machine.script(self.first_script + bytes.below(self.scripts + 2));
         self.scripts = (self.scripts + 1).min(6);
         let flags = bytes.one(&[2u64, 0x202]);
         script.code(move |vcpu| {

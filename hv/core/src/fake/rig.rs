@@ -149,6 +149,11 @@ impl Rig {
         pages
     }
 
+    /// Lets [`Rig::pages`] begin from the last page again. The caller knows that all came back.
+    pub fn reuse_pages(&mut self) {
+        self.next = self.ram - 1;
+    }
+
     /// How many pages are not the parent's now, though they were at the start.
     pub fn missing(&self) -> usize {
         (16..self.ram).filter(|&page| self.owner(page) != PageOwner::Parent { lends: 0 }).count()

@@ -12,6 +12,7 @@ proptest! {
         let mut player = Player::new();
         player.play(&data);
         player.rig.check();
+        player.end();
     }
 
     #[test]
@@ -21,6 +22,7 @@ proptest! {
             player.play(part);
             player.rig.check();
         }
+        player.end();
     }
 }
 

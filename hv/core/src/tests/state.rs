@@ -2,7 +2,7 @@
 
 use super::{Rig, steps::*};
 use crate::fake::Flow;
-use crate::machine::{Access, Exit, IoExit, Machine, Reg, SegmentName, Vcpu, gpr};
+use crate::machine::{Access, Exit, IoExit, Reg, SegmentName, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{
         DispatchVpFlags, GetNextChildPartitionInput, GetPartitionPropertyExInput, GetPartitionPropertyInput,
@@ -70,8 +70,7 @@ fn properties_that_vmms_cannot_do_without_are_there() {
     for property in [Property::PROCESSOR_FEATURES0, Property::PROCESSOR_FEATURES1] {
         assert!(rig.property(PartitionId::SELF, property).is_ok(), "{property:?}");
     }
-    for (code, words) in [(Property::ASSIGNABLE_SYNTHETIC_PROC_FEATURES, 2), (Property::VMM_CAPABILITIES, 2)]
-    {
+    for code in [Property::ASSIGNABLE_SYNTHETIC_PROC_FEATURES, Property::VMM_CAPABILITIES] {
         let input = GetPartitionPropertyExInput {
             partition_id: PartitionId::SELF,
             property_code: code,
@@ -80,7 +79,7 @@ fn properties_that_vmms_cannot_do_without_are_there() {
         };
         let [count, bank]: [u64; 2] =
             rig.cpu().query(Code::GET_PARTITION_PROPERTY_EX, &input).expect("it is there");
-        assert_eq!((count & 0xFFFF, words), (1, 2), "{code:?} has one bank");
+        assert_eq!(count & 0xFFFF, 1, "{code:?} has one bank");
         assert_ne!(bank == 0, code == Property::ASSIGNABLE_SYNTHETIC_PROC_FEATURES);
     }
     assert_eq!(rig.property(id, Property::PHYSICAL_ADDRESS_WIDTH), Ok(40));
@@ -411,7 +410,6 @@ fn a_fault_message_tells_the_instruction() {
     assert_eq!((payload.guest_physical_address, payload.instruction_byte_count), (0xD000_0000, 4));
     assert_eq!(payload.instruction_bytes[..4], code);
     assert_eq!(payload.instruction_bytes[4..], [0; 12]);
-    let _ = rig.machine.tsc();
 }
 
 #[test]
