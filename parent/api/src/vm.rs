@@ -165,6 +165,7 @@ impl std::fmt::Display for VmState {
             VmState::Off(reason) => write!(f, "Off ({reason})"),
             VmState::Starting { step } => write!(f, "Starting ({step})"),
             VmState::Running { resets: 0 } => write!(f, "Running"),
+            VmState::Running { resets: 1 } => write!(f, "Running (restarted by the guest once)"),
             VmState::Running { resets } => write!(f, "Running (restarted by the guest {resets} times)"),
             VmState::Stopping => write!(f, "Stopping"),
         }
@@ -245,5 +246,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<VmState>(&json).unwrap(), state);
         assert_eq!(state.to_string(), "Off (worker ended: signal 9)");
         assert_eq!(VmState::Running { resets: 0 }.to_string(), "Running");
+        assert_eq!(VmState::Running { resets: 1 }.to_string(), "Running (restarted by the guest once)");
+        assert_eq!(VmState::Running { resets: 2 }.to_string(), "Running (restarted by the guest 2 times)");
     }
 }

@@ -83,3 +83,21 @@ fn msr_write_joins_its_halves() {
     };
     assert_eq!((msr, write), (0x10, Some(0x2_FFFF_FFFF)));
 }
+
+proptest::proptest! {
+    /// A message is input from another layer: any bytes decode to something or are refused.
+    #[test]
+    fn any_message_is_survived(
+        kind in proptest::sample::select(vec![
+            0x8000_0000u32, 0x8000_0001, 0x8000_0021, 0x8001_0000, 0x8001_0001, 0x8001_0002, 0x8001_0004, 0x8001_0007, 7,
+        ]),
+        bytes in proptest::collection::vec(proptest::num::u8::ANY, MESSAGE_SIZE),
+    ) {
+        let mut all = [0; MESSAGE_SIZE];
+        all.copy_from_slice(&bytes);
+        all[..4].copy_from_slice(&kind.to_le_bytes());
+        if let Ok(Intercept::IoPort(io)) = Intercept::decode(&transmute!(all)) {
+            assert!(matches!(io.size, 1 | 2 | 4) && io.bytes.as_slice().len() <= 16);
+        }
+    }
+}

@@ -125,3 +125,19 @@ fn what_cannot_boot_is_said_in_words() {
     let error = load(&memory, &source(&kernel, None, "a\0b"), 1).unwrap_err();
     assert!(matches!(error, BootError::CommandLine { length: 3, .. }));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+    /// A kernel file is a person's input: whatever its header says, loading ends with a sentence or a machine.
+    #[test]
+    fn any_header_is_survived(header in proptest::collection::vec(proptest::num::u8::ANY, 0x1F1..0x280)) {
+        let memory = GuestMemory::new(16 * MIB).unwrap();
+        let mut kernel = bzimage(&[0; 4096], 1 << 20);
+        kernel[0x1F1..header.len()].copy_from_slice(&header[0x1F1..]);
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
+        match load(&memory, &source(&kernel, Some(b"initrd"), "quiet"), 1) {
+            Ok(state) => assert!(state.general[Register::Rip as usize] < 4096 * MIB + 0x200),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    }
+}

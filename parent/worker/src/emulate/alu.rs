@@ -224,3 +224,40 @@ impl Emulation<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn signed(value: u64, size: usize) -> i128 {
+        i128::from(sign_extend(value, size) as i64)
+    }
+
+    /// Flags as the manual defines them, by wide arithmetic: carry from the unsigned result, overflow from the signed one.
+    fn check(result: Alu, unsigned: i128, wide: i128, size: usize) {
+        let range = 1i128 << (8 * size);
+        assert_eq!(i128::from(result.value), unsigned.rem_euclid(range));
+        assert_eq!(result.flags & CF != 0, !(0..range).contains(&unsigned));
+        assert_eq!(result.flags & OF != 0, wide != signed(result.value, size));
+        assert_eq!(result.flags & ZF != 0, result.value == 0);
+        assert_eq!(result.flags & SF != 0, signed(result.value, size) < 0);
+        assert_eq!(result.flags & PF != 0, (result.value as u8).count_ones() % 2 == 0);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_and_differences_have_the_right_flags(
+            a: u64, b: u64, carry in 0u64..2, size in prop::sample::select(vec![1usize, 2, 4, 8]),
+        ) {
+            let (ua, ub) = (i128::from(a & mask(size)), i128::from(b & mask(size)));
+            let (sa, sb, c) = (signed(a, size), signed(b, size), i128::from(carry));
+            let sum = add(a, b, carry, size);
+            check(sum, ua + ub + c, sa + sb + c, size);
+            prop_assert_eq!(sum.flags & AF != 0, (a & 15) + (b & 15) + carry > 15);
+            let difference = sub(a, b, carry, size);
+            check(difference, ua - ub - c, sa - sb - c, size);
+            prop_assert_eq!(difference.flags & AF != 0, (a & 15) < (b & 15) + carry);
+        }
+    }
+}
