@@ -347,8 +347,10 @@ impl<M: Machine> Child<M> {
         if let Woken::Signal(lp) = woken {
             vp.pages.lock().clear_blocked(&hv.machine);
             let signal: Signal = (self.id, VpIndex(vp.index));
-            if let Some(processor) = hv.processors.get(lp) {
-                processor.signal(&hv.machine, signal, |lost| vp.schedule.set_owed(lp, lost));
+            let last = hv.processors.get(lp).filter(|processor| processor.takes_signals());
+            let other = || hv.processors.iter().find(|processor| processor.takes_signals());
+            if let Some(processor) = last.or_else(other).or(hv.processors.get(lp)) {
+                processor.signal(&hv.machine, signal, |lost| vp.schedule.set_owed(processor.index, lost));
             }
         }
     }

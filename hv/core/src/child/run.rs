@@ -403,7 +403,12 @@ impl<M: Machine> Run<'_, M> {
             self.timers_due = true;
             parent.expire_timers();
         }
-        interrupts.parent.then_some(End::Ready)
+        // The kick may have been the parent's. It is repeated for it, since this one has ended the child's run.
+        let message = interrupts.kick && parent.lp.has_message();
+        if message {
+            self.hv.machine.kick(self.lp);
+        }
+        (interrupts.parent || message).then_some(End::Ready)
     }
 
     fn skip(&mut self, length: Option<u8>, what: Exiting) {

@@ -153,6 +153,16 @@ impl<M: Machine> LogicalProcessor<M> {
         startup::send(machine, &self.mailbox, self.index, message);
     }
 
+    /// Whether this processor of the parent has been sent a start message that it has not seen.
+    pub(crate) fn has_message(&self) -> bool {
+        self.mailbox.is_waiting()
+    }
+
+    /// Whether the parent reads messages here. A processor that it has taken out of use reads none.
+    pub(crate) fn takes_signals(&self) -> bool {
+        self.synic.lock().takes_messages()
+    }
+
     /// Tells the parent's scheduler on this processor that a virtual processor can run again. `note` learns, before anyone can
     /// ask for what was lost, whether there was no room.
     pub(crate) fn signal(&self, machine: &M, signal: Signal, note: impl FnOnce(bool)) {

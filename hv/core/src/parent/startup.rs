@@ -41,6 +41,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether there is a message.
+    pub fn is_waiting(&self) -> bool {
+        self.0.load(SeqCst) != 0
+    }
+
     /// Takes the next message out.
     pub fn take(&self) -> Option<Message> {
         let word = self.0.fetch_update(SeqCst, SeqCst, |word| match word {

@@ -146,7 +146,8 @@ impl ParentSynic {
         self.takes_messages() && self.rings_enabled && self.sints.get(sint).is_some_and(|s| !s.masked())
     }
 
-    fn takes_messages(&self) -> bool {
+    /// Whether the parent has enabled what messages need.
+    pub fn takes_messages(&self) -> bool {
         self.scontrol.enabled() && self.messages_enabled && !self.sints[SINT_MESSAGES].masked()
     }
 

@@ -412,3 +412,40 @@ fn a_processor_that_runs_elsewhere_does_not_run_here() {
     rig.cpu().about(Code::FINALIZE_PARTITION, id).expect("it is active");
     other.join().expect("no panic there");
 }
+
+#[test]
+fn a_signal_goes_where_the_parent_still_listens() {
+    let mut rig = Rig::with(TWO);
+    let (id, _) = rig.guest();
+    let script = rig.machine.script(2);
+    begin(&script);
+    script.exit(HLT);
+    assert_eq!(rig.cpus[1].dispatch(id, 0), BLOCKED);
+    // The parent takes that processor out of use.
+    assert_eq!(rig.cpus[1].wrmsr(parterre_abi::msr::SCONTROL, 0), Ok(()));
+    rig.cpus[0].assert_interrupt(id, InterruptType::FIXED, 0, 0x41);
+    assert_eq!(rig.cpus[0].take_signals(), [(id, 0)]);
+}
+
+#[test]
+fn a_start_message_reaches_a_processor_that_runs_a_child() {
+    let mut rig = Rig::with(TWO);
+    let (id, _) = rig.guest();
+    let second = rig.machine.apic_id(1);
+    let mut other = rig.cpus.pop().expect("two processors");
+    let first = Arc::new(std::sync::Mutex::new(rig.cpus.pop().expect("two processors")));
+    let sender = first.clone();
+    let script = rig.machine.script(2);
+    script.code(move |_| {
+        let mut first = sender.lock().expect("one thread");
+        for command in [0x4500, 0x4677] {
+            assert_eq!(first.wrmsr(0x830, u64::from(second) << 32 | command), Ok(()));
+        }
+        Flow::Exit(Exit::Pause)
+    });
+    script.exit(Exit::Pause);
+    assert_eq!(other.dispatch(id, 0), READY);
+    assert_eq!(script.left(), 1, "the child's run ends");
+    other.idle();
+    assert_eq!(other.vcpu().segment(crate::machine::SegmentName::Cs).base, 0x77000);
+}
