@@ -11,7 +11,9 @@ use landlock::{
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-use seccompiler::{SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
 /// Most open files: processors, console and control connections.
 const MAX_FILES: u64 = 1024;
@@ -34,8 +36,7 @@ pub enum SandboxError {
 
 /// System calls that a running worker makes.
 const SYSTEM_CALLS: &[libc::c_long] = &[
-    // The run loop and guest memory.
-    libc::SYS_ioctl,
+    // Guest memory. The run loop's ioctl has rules of its own.
     libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mprotect,
@@ -92,6 +93,22 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_getrandom,
 ];
 
+/// The magic number of `/dev/mshv`'s requests, where it stands in a request.
+const MSHV_MAGIC: u64 = 0xB8 << 8;
+const MAGIC_MASK: u64 = 0xFF << 8;
+/// Other requests that a worker makes: non-blocking mode, and the attributes of the terminal that it gives back.
+const REQUESTS: [libc::Ioctl; 9] = [
+    libc::FIONBIO,
+    libc::TCGETS,
+    libc::TCSETS,
+    libc::TCSETSW,
+    libc::TCSETSF,
+    libc::TCGETS2,
+    libc::TCSETS2,
+    libc::TCSETSW2,
+    libc::TCSETSF2,
+];
+
 /// Puts the sandbox up, for this thread and all that it starts.
 pub fn enter() -> Result<(), SandboxError> {
     set_limit(Resource::Nofile, MAX_FILES)?;
@@ -122,11 +139,24 @@ fn close_file_system() -> Result<(), RulesetError> {
 /// Everything that is not in the list fails with "operation not permitted".
 fn restrict_system_calls() -> Result<(), SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Seccomp(error.to_string());
-    let rules: BTreeMap<i64, Vec<_>> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, Vec<_>> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_ioctl, ioctl_rules().map_err(|e| failed(&e))?);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, TargetArch::x86_64)
         .map_err(|e| failed(&e))?;
     let program: seccompiler::BpfProgram =
         filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
     seccompiler::apply_filter(&program).map_err(|e| failed(&e))
+}
+
+/// Requests of the hypervisor's driver, and those of [`REQUESTS`].
+fn ioctl_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rule = |operator, value| {
+        SeccompRule::new(vec![SeccompCondition::new(1, SeccompCmpArgLen::Dword, operator, value)?])
+    };
+    let mut rules = vec![rule(SeccompCmpOp::MaskedEq(MAGIC_MASK), MSHV_MAGIC)?];
+    for request in REQUESTS {
+        rules.push(rule(SeccompCmpOp::Eq, request)?);
+    }
+    Ok(rules)
 }

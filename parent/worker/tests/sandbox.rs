@@ -10,12 +10,15 @@ const VARIABLE: &str = "PARTERRE_SANDBOX_CHECK";
 fn inside() {
     let Ok(check) = std::env::var(VARIABLE) else { return };
     let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let (stream, _) = std::os::unix::net::UnixStream::pair().unwrap();
     parterre_worker::sandbox::enter().unwrap();
     let outcome = match check.as_str() {
         "open" => std::fs::File::open("/etc/passwd").map(drop),
         "create" => std::fs::File::create("/tmp/parterre-sandbox-test").map(drop),
         "run" => Command::new("/bin/true").status().map(drop),
         "connect" => std::net::TcpStream::connect("127.0.0.1:1").map(drop),
+        // A request to a terminal that is not one that the worker makes.
+        "terminal" => rustix::termios::tcgetwinsize(&file).map(drop).map_err(Into::into),
         "list" => std::fs::read_dir("/").map(drop),
         // What a worker does need.
         "thread" => {
@@ -27,6 +30,7 @@ fn inside() {
             let mut byte = [0];
             (&file).read_exact(&mut byte)
         }
+        "nonblocking" => stream.set_nonblocking(true),
         other => panic!("unknown check {other}"),
     };
     let code = match outcome {
@@ -49,14 +53,14 @@ fn check(name: &str) -> Option<i32> {
 
 #[test]
 fn nothing_can_be_opened_started_or_connected() {
-    for name in ["open", "create", "run", "connect", "list"] {
+    for name in ["open", "create", "run", "connect", "terminal", "list"] {
         assert_eq!(check(name), Some(42), "{name}");
     }
 }
 
 #[test]
 fn threads_and_open_files_still_work() {
-    for name in ["thread", "read"] {
+    for name in ["thread", "read", "nonblocking"] {
         assert_eq!(check(name), Some(0), "{name}");
     }
 }

@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(result.flags & OF != 0, wide != signed(result.value, size));
         assert_eq!(result.flags & ZF != 0, result.value == 0);
         assert_eq!(result.flags & SF != 0, signed(result.value, size) < 0);
-        assert_eq!(result.flags & PF != 0, (result.value as u8).count_ones() % 2 == 0);
+        assert_eq!(result.flags & PF != 0, (result.value as u8).count_ones().is_multiple_of(2));
     }
 
     proptest! {
