@@ -449,3 +449,38 @@ fn a_start_message_reaches_a_processor_that_runs_a_child() {
     other.idle();
     assert_eq!(other.vcpu().segment(crate::machine::SegmentName::Cs).base, 0x77000);
 }
+
+#[test]
+fn calls_about_a_partition_that_is_being_ended_lose_nothing() {
+    for _ in 0..30 {
+        let mut rig = Rig::with(TWO);
+        let (id, _) = rig.guest();
+        let pages = rig.pages(40);
+        let mut cpu = rig.cpus.pop().expect("two processors");
+        let begun = Arc::new(AtomicBool::new(false));
+        let flag = begun.clone();
+        let other = thread::spawn(move || {
+            for round in 0u64.. {
+                let vp = 1 + (round % 3) as u32;
+                let mut page = parterre_abi::hypercall::MapVpStatePageInput::new_zeroed();
+                (page.partition_id, page.vp_index) = (id, parterre_abi::types::VpIndex(vp));
+                let _ = cpu.simple(Code::CREATE_VP, &[id.0, u64::from(vp), 0, 0, 0]);
+                let _ = cpu.query::<_, u64>(Code::MAP_VP_STATE_PAGE, &page);
+                let kind = parterre_abi::stats::StatsObjectType::PARTITION;
+                let _ = cpu.query::<_, u64>(Code::MAP_STATS_PAGE, &stats(kind, id.0, 0));
+                let _ = cpu.map(id, round % 64, RWX, &pages[..8]);
+                let _ = cpu.deposit(id, &pages[8 + (round % 32) as usize..][..1]);
+                let _ = cpu.simple(Code::DELETE_VP, &[id.0, u64::from(vp)]);
+                flag.store(true, Ordering::SeqCst);
+                if cpu.set(id, 0, RegisterName::RBX, round) == Err(HvStatus::INVALID_PARTITION_ID) {
+                    break;
+                }
+            }
+        });
+        wait_for(&begun);
+        rig.end(id);
+        other.join().expect("no panic there");
+        rig.check();
+        assert_eq!((rig.machine.live_pages(), rig.missing()), (0, 1));
+    }
+}
