@@ -11,6 +11,7 @@ pub(crate) mod vector {
     pub const INVALID_OPCODE: u8 = 6;
     pub const DOUBLE_FAULT: u8 = 8;
     pub const GENERAL_PROTECTION: u8 = 13;
+    pub const MACHINE_CHECK: u8 = 18;
 }
 
 /// RFLAGS.IF.

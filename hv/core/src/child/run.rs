@@ -11,7 +11,7 @@ use crate::{
     events,
     hypercall::{self, Call},
     hypervisor::Hypervisor,
-    instruction::{self, Exiting, Mode},
+    instruction::{self, Exiting, Mode, Place},
     machine::{
         Access, Event, Exit, Interrupts, IoExit, Machine, Mapping, Processor, Reg, TimerInterrupt, Vcpu, gpr,
     },
@@ -86,10 +86,20 @@ impl<M: Machine> ParentVp<M> {
             lp: self.lp.index,
             watched,
             timers_due: true,
+            deadlines_changed: true,
         };
         let end = run.dispatched(input.flags, self, processor);
         call.reply(&end.output())
     }
+}
+
+/// Whether a deadline of a timer that this processor watches may be another one after this exit.
+fn may_change_deadlines(exit: Exit) -> bool {
+    let changes_none = matches!(
+        exit,
+        Exit::Cpuid { .. } | Exit::ReadMsr { .. } | Exit::Hypercall { .. } | Exit::Xsetbv { .. }
+    );
+    !changes_none
 }
 
 /// One dispatch.
@@ -102,6 +112,8 @@ struct Run<'a, M: Machine> {
     watched: Watched,
     /// Timers have to be looked at.
     timers_due: bool,
+    /// The processor's timer has to be armed: a deadline may have changed since it was.
+    deadlines_changed: bool,
 }
 
 impl<M: Machine> Run<'_, M> {
@@ -143,7 +155,9 @@ impl<M: Machine> Run<'_, M> {
             if let Some(end) = self.prepare() {
                 break end;
             }
-            self.arm_timer(parent, processor);
+            if core::mem::take(&mut self.deadlines_changed) {
+                self.arm_timer(parent, processor);
+            }
             if let Some(end) = self.enter(parent, processor) {
                 break end;
             }
@@ -322,6 +336,7 @@ impl<M: Machine> Run<'_, M> {
 
     fn expire_timers(&mut self) {
         self.timers_due = false;
+        self.deadlines_changed = true;
         let now = self.now();
         let context = self.inner.context(self.vp, now);
         if let Some(vector) = self.inner.apic.timer_expired(&context) {
@@ -370,6 +385,7 @@ impl<M: Machine> Run<'_, M> {
     }
 
     fn handle(&mut self, exit: Exit, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
+        self.deadlines_changed = may_change_deadlines(exit);
         match exit {
             Exit::Interrupt => return self.interrupted(parent, processor.take_interrupts()),
             Exit::Cpuid { length } => self.cpuid(length),
@@ -383,6 +399,10 @@ impl<M: Machine> Run<'_, M> {
             Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
             Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
                 events::invalid_opcode(&mut self.inner.vcpu);
+            }
+            Exit::Exception { vector: events::vector::MACHINE_CHECK, .. } => {
+                parent.note_machine_check();
+                return Some(End::Ready);
             }
             Exit::Exception { vector, error, .. } => events::raise(&mut self.inner.vcpu, vector, error),
             Exit::Kick | Exit::InterruptWindow | Exit::Pause => {}
@@ -416,7 +436,21 @@ impl<M: Machine> Run<'_, M> {
         events::skip(&mut self.inner.vcpu, length);
     }
 
-    fn length_of(&self, what: Exiting) -> u8 {
+    fn length_of(&mut self, what: Exiting) -> u8 {
+        let vcpu = &self.inner.vcpu;
+        if Mode::of(vcpu) != Mode::Bits64 {
+            return self.decoded_length(what);
+        }
+        let place = Place { rip: vcpu.get(Reg::Rip), cr3: vcpu.get(Reg::Cr3), what };
+        if let Some(length) = self.inner.lengths.find(&place) {
+            return length;
+        }
+        let length = self.decoded_length(what);
+        self.inner.lengths.insert(place, length);
+        length
+    }
+
+    fn decoded_length(&self, what: Exiting) -> u8 {
         let bits = self.child.policy.read().physical_bits;
         let vcpu = &self.inner.vcpu;
         self.child.read_space(|space| events::length_of(vcpu, space.slat(), bits, what)).unwrap_or(1)

@@ -5,6 +5,7 @@ use super::{Child, VPS_PER_TABLE, VpPages, schedule::Schedule};
 use crate::{
     apic::{self, Incoming, LocalApic},
     hypervisor::{Hypervisor, Presence},
+    instruction::Lengths,
     machine::{Machine, Reg, TableSource, Vcpu},
     memory::{OverlayId, Visible},
     time::SyntheticTimers,
@@ -155,6 +156,8 @@ pub(crate) struct Inner<M: Machine> {
     pub assist_msr: u64,
     /// Numbers for the parent's statistics.
     pub counts: Counts,
+    /// Lengths of instructions that exited lately.
+    pub lengths: Lengths,
 }
 
 /// The value of the notification register with which the parent wants to know nothing.
@@ -175,6 +178,7 @@ impl<M: Machine> Inner<M> {
             assist,
             assist_msr: 0,
             counts: Counts::default(),
+            lengths: Lengths::default(),
         }
     }
 

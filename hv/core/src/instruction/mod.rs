@@ -10,11 +10,13 @@
 mod complete;
 mod cursor;
 mod exiting;
+mod lengths;
 mod memory;
 #[cfg(test)]
 mod tests;
 
 pub use exiting::Exiting;
+pub use lengths::{Lengths, Place};
 pub use memory::MemoryAccess;
 
 use crate::machine::{Reg, SegmentName, Vcpu};

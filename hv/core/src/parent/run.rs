@@ -5,7 +5,7 @@ use crate::{
     apic::{self, LocalApic},
     events, hypercall,
     hypervisor::Hypervisor,
-    instruction::Exiting,
+    instruction::{Exiting, Lengths, Mode, Place},
     machine::{Event, Exit, Machine, Processor, Reg, TimerInterrupt, Vcpu, gpr},
     power_on,
     time::{Expiration, SyntheticTimers},
@@ -35,7 +35,9 @@ pub(crate) struct ParentVp<M: Machine> {
     /// What the processor's timer is armed with while a child runs.
     child_armed: Option<(Option<u64>, TimerInterrupt)>,
     nmi_noted: bool,
+    machine_check_noted: bool,
     translations_seen: u64,
+    lengths: Lengths,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -68,7 +70,9 @@ impl<M: Machine> ParentVp<M> {
             timer_changed: true,
             child_armed: None,
             nmi_noted: false,
+            machine_check_noted: false,
             translations_seen: 0,
+            lengths: Lengths::default(),
         }
     }
 
@@ -76,7 +80,9 @@ impl<M: Machine> ParentVp<M> {
     pub(crate) fn timer_taken(&mut self) {
         self.child_armed = None;
         self.timer_changed = true;
-        if core::mem::take(&mut self.nmi_noted) {
+        if core::mem::take(&mut self.machine_check_noted) {
+            events::raise(&mut self.vcpu, events::vector::MACHINE_CHECK, None);
+        } else if core::mem::take(&mut self.nmi_noted) {
             self.nmi();
         }
     }
@@ -121,11 +127,21 @@ impl<M: Machine> ParentVp<M> {
 
     /// Passes over the exiting instruction.
     pub(super) fn skip(&mut self, length: Option<u8>, what: Exiting) {
-        let length = length.unwrap_or_else(|| {
-            let space = self.hv.parent.space.read();
-            events::length_of(&self.vcpu, space.slat(), PHYSICAL_BITS, what)
-        });
+        let length = length.unwrap_or_else(|| self.length_of(what));
         events::skip(&mut self.vcpu, length);
+    }
+
+    fn length_of(&mut self, what: Exiting) -> u8 {
+        let place = Place { rip: self.vcpu.get(Reg::Rip), cr3: self.vcpu.get(Reg::Cr3), what };
+        let known = if Mode::of(&self.vcpu) == Mode::Bits64 { self.lengths.find(&place) } else { None };
+        known.unwrap_or_else(|| {
+            let space = self.hv.parent.space.read();
+            let length = events::length_of(&self.vcpu, space.slat(), PHYSICAL_BITS, what);
+            if Mode::of(&self.vcpu) == Mode::Bits64 {
+                self.lengths.insert(place, length);
+            }
+            length
+        })
     }
 
     fn cpuid(&mut self, length: Option<u8>) {
@@ -270,6 +286,11 @@ impl<M: Machine> ParentVp<M> {
     /// A physical NMI came while a child ran; the parent takes it when it runs again.
     pub(crate) fn note_nmi(&mut self) {
         self.nmi_noted = true;
+    }
+
+    /// A machine check came while a child ran. The machine is the parent's, and so is the report.
+    pub(crate) fn note_machine_check(&mut self) {
+        self.machine_check_noted = true;
     }
 
     /// When the parent wants its processor back for a timer of its own (TSC).
