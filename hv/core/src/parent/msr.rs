@@ -27,6 +27,8 @@ mod number {
     pub const EFER: u32 = 0xC000_0080;
     pub const AMD_MICROCODE_UPDATE: u32 = 0xC001_0020;
     pub const VM_CR: u32 = 0xC001_0114;
+    /// The banks of the scalable machine check architecture (AMD APM 2, 9.3.3), which no permission map covers.
+    pub const SCALABLE_MCA: core::ops::RangeInclusive<u32> = 0xC000_2000..=0xC000_2FFF;
 }
 use number::*;
 
@@ -66,6 +68,7 @@ impl<M: Machine> ParentVp<M> {
             EFER => self.vcpu.get(Reg::Efer),
             VM_CR => VM_CR_DISABLED,
             APIC_BASE | X2APIC_ICR | MICROCODE_REVISION => machine.read_msr(number)?,
+            number if SCALABLE_MCA.contains(&number) => machine.read_msr(number)?,
             X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_CURRENT_COUNT | X2APIC_DIVIDE => {
                 self.apic.read_msr(number, &self.apic_context()).ok()?
             }
@@ -107,6 +110,9 @@ impl<M: Machine> ParentVp<M> {
             APIC_BASE | VM_CR => (self.msr(number)? == value).then_some(())?,
             // Microcode is the firmware's business under a hypervisor; the update is passed over.
             MICROCODE_UPDATE | AMD_MICROCODE_UPDATE | MICROCODE_REVISION => {}
+            number if SCALABLE_MCA.contains(&number) => {
+                self.hv.machine.write_msr(number, value).then_some(())?
+            }
             X2APIC_ICR => match startup::decode_icr(value) {
                 Icr::Physical => self.hv.machine.write_icr(value),
                 Icr::Ignored => {}
