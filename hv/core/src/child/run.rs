@@ -534,7 +534,9 @@ impl<M: Machine> Run<'_, M> {
 
     fn hypercall(&mut self, length: Option<u8>) -> Option<End> {
         self.inner.counts.hypercalls += 1;
-        if !self.child.may_call() || self.inner.vcpu.cpl() != 0 {
+        // The instruction exists for protected-mode kernels that have said who they are (TLFS "Legal Hypercall Environments").
+        let vcpu = &self.inner.vcpu;
+        if !self.child.may_call() || vcpu.cpl() != 0 || vcpu.get(Reg::Cr0) & 1 == 0 {
             events::invalid_opcode(&mut self.inner.vcpu);
             return None;
         }

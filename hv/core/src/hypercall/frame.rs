@@ -54,12 +54,22 @@ impl<'a> Call<'a> {
     /// The control word has reserved bits set, or a memory parameter is not 8-byte aligned or crosses a page.
     pub fn from_registers<V: Vcpu>(vcpu: &V, memory: &'a dyn Memory) -> HvResult<Self> {
         let r = vcpu.gprs();
-        let call = Self {
-            control: HypercallInput::from(r[gpr::RCX]),
-            input: r[gpr::RDX],
-            output: r[gpr::R8],
-            memory,
-        };
+        Self::new(r[gpr::RCX], r[gpr::RDX], r[gpr::R8], memory)
+    }
+
+    /// Takes a call from the register pairs of a 32-bit caller: EDX:EAX, EBX:ECX and EDI:ESI.
+    ///
+    /// # Errors
+    /// As [`Call::from_registers`].
+    pub fn from_register_pairs<V: Vcpu>(vcpu: &V, memory: &'a dyn Memory) -> HvResult<Self> {
+        let r = vcpu.gprs();
+        let pair = |high: usize, low: usize| r[high] << 32 | r[low] & 0xFFFF_FFFF;
+        let (control, input) = (pair(gpr::RDX, gpr::RAX), pair(gpr::RBX, gpr::RCX));
+        Self::new(control, input, pair(gpr::RDI, gpr::RSI), memory)
+    }
+
+    fn new(control: u64, input: u64, output: u64, memory: &'a dyn Memory) -> HvResult<Self> {
+        let call = Self { control: HypercallInput::from(control), input, output, memory };
         call.control.check()?;
         let aligned = call.input.is_multiple_of(8) && call.output.is_multiple_of(8);
         if call.control.fast() || aligned { Ok(call) } else { Err(HvStatus::INVALID_ALIGNMENT) }

@@ -3,6 +3,7 @@
 use super::{Call, Done, Memory};
 use crate::{
     child::Child,
+    instruction::Mode,
     machine::{GpaFault, Machine, Vcpu, gpr},
 };
 use parterre_abi::{
@@ -26,11 +27,16 @@ impl<M: Machine> Memory for ChildMemory<'_, M> {
 /// Answers a hypercall of a child, whose RIP is behind it already.
 pub(crate) fn from_child<M: Machine>(child: &Child<M>, vcpu: &mut M::Vcpu) {
     let memory = ChildMemory(child);
-    let done = match Call::from_registers(vcpu, &memory) {
-        Ok(call) => Done::simple(answer(&call)),
-        Err(status) => Done::simple(Err(status)),
-    };
-    vcpu.gprs_mut()[gpr::RAX] = done.output();
+    let long = Mode::of(vcpu) == Mode::Bits64;
+    let call =
+        if long { Call::from_registers(vcpu, &memory) } else { Call::from_register_pairs(vcpu, &memory) };
+    let output = Done::simple(call.and_then(|call| answer(&call))).output();
+    let r = vcpu.gprs_mut();
+    if long {
+        r[gpr::RAX] = output;
+    } else {
+        (r[gpr::RAX], r[gpr::RDX]) = (output & 0xFFFF_FFFF, output >> 32);
+    }
 }
 
 fn answer(call: &Call<'_>) -> HvResult<()> {

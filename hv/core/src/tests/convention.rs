@@ -6,7 +6,7 @@ use super::{
     samples::{self, Form, Sample, Whose},
     steps::*,
 };
-use crate::fake::Flow;
+use crate::fake::{FakeVcpu, Flow};
 use crate::machine::{Event, Exit, Reg, Segment, SegmentName, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{HypercallCode as Code, HypercallInput, HypercallOutput},
@@ -311,13 +311,23 @@ fn a_call_changes_no_register_but_rax() {
     assert_eq!(rig.cpu().vcpu().get(Reg::Rflags), 2);
 }
 
+fn long_mode(vcpu: &mut FakeVcpu) {
+    vcpu.set(Reg::Cr0, 0x8000_0011);
+    vcpu.set(Reg::Efer, 0x500);
+    let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
+    vcpu.set_segment(SegmentName::Cs, code);
+}
+
 /// What a child finds in RAX for each of `codes`, called with input and output in its memory.
 fn child_calls(codes: impl Iterator<Item = u16>) -> Vec<(u16, u64)> {
     let mut rig = Rig::new();
     let (id, _) = rig.guest();
     rig.give_memory(id, 0, 4);
     let script = rig.machine.script(1);
-    script.exit(Exit::WriteMsr { msr: msr::GUEST_OS_ID, value: 0x8100 << 48, length: Some(2) });
+    script.code(|vcpu| {
+        long_mode(vcpu);
+        Flow::Exit(Exit::WriteMsr { msr: msr::GUEST_OS_ID, value: 0x8100 << 48, length: Some(2) })
+    });
     let codes: Vec<u16> = codes.collect();
     let answers = Arc::new(Mutex::new(Vec::new()));
     for code in codes.iter().copied().map(Some).chain([None]) {
@@ -370,4 +380,47 @@ fn the_index_of_any_processor_names_none() {
     let (mut rig, id, _) = example();
     let status = rig.cpu().get(id, VpIndex::ANY.0, parterre_abi::registers::RegisterName::RAX);
     assert_eq!(status.map(|_| ()), Err(HvStatus::INVALID_VP_INDEX));
+}
+
+#[test]
+fn a_child_in_32_bit_mode_calls_with_register_pairs() {
+    let mut rig = Rig::new();
+    let (id, _) = rig.guest();
+    rig.give_memory(id, 0, 4);
+    let script = rig.machine.script(1);
+    script.exit(Exit::WriteMsr { msr: msr::GUEST_OS_ID, value: 1, length: Some(2) });
+    let answers = Arc::new(Mutex::new(Vec::new()));
+    // Fast, with its parameter in EBX:ECX; then with its parameter in memory; then one that there is not.
+    let calls = [(0x1_0008, 0), (8, 0x1000), (0x8888, 0)];
+    for call in calls.into_iter().map(Some).chain([None]) {
+        let answers = answers.clone();
+        script.code(move |vcpu| {
+            let r = vcpu.gprs();
+            answers.lock().expect("one thread").push((r[gpr::RAX], r[gpr::RDX]));
+            let Some((control, input)) = call else { return Flow::Exit(Exit::Pause) };
+            vcpu.set(Reg::Cr0, 0x11);
+            let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xC09B };
+            vcpu.set_segment(SegmentName::Cs, code);
+            // What a 32-bit guest cannot see does not count.
+            *vcpu.gprs_mut() = [0xFFFF_FFFF << 32; 16];
+            let r = vcpu.gprs_mut();
+            (r[gpr::RAX], r[gpr::RCX]) = (r[gpr::RAX] | control, r[gpr::RCX] | input);
+            (r[gpr::RDX], r[gpr::RBX], r[gpr::RDI]) = (0, 0, 0);
+            Flow::Exit(Exit::Hypercall { length: Some(3) })
+        });
+    }
+    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    let answers = answers.lock().expect("one thread").clone();
+    assert_eq!(answers[1..], [(0, 0), (0, 0), (HvStatus::INVALID_HYPERCALL_CODE.0.into(), 0)]);
+}
+
+#[test]
+fn real_mode_code_cannot_call() {
+    let mut rig = Rig::new();
+    let (id, _) = rig.guest();
+    let script = rig.machine.script(1);
+    script.exit(Exit::WriteMsr { msr: msr::GUEST_OS_ID, value: 1, length: Some(2) });
+    script.exit(Exit::Hypercall { length: Some(3) }).exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    assert_eq!(script.take_delivered(), [UNDEFINED]);
 }
