@@ -250,8 +250,8 @@ impl<M: Machine> Child<M> {
         self.pool.into_inner()
     }
 
-    /// Another virtual processor is there: CPUID tells how many.
-    pub(crate) fn vp_added(&self) {
+    /// A virtual processor has come or gone: CPUID tells how many there are.
+    pub(crate) fn count_vps(&self) {
         let count = self.vps().count() as u32;
         self.policy.write().vp_count = count;
     }

@@ -75,7 +75,7 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if child.stage() != Stage::Active && child.remove_vp(hv, index) {
         return Err(HvStatus::INVALID_PARTITION_STATE);
     }
-    child.vp_added();
+    child.count_vps();
     Ok(())
 }
 
@@ -111,7 +111,11 @@ pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
             return Err(HvStatus::INVALID_VP_STATE);
         }
     }
-    if child.remove_vp(hv, input.vp_index.0) { Ok(()) } else { Err(HvStatus::INVALID_VP_INDEX) }
+    if !child.remove_vp(hv, input.vp_index.0) {
+        return Err(HvStatus::INVALID_VP_INDEX);
+    }
+    child.count_vps();
+    Ok(())
 }
 
 /// Runs `action` for each element still to do; counts those done.

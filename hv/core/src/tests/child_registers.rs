@@ -388,3 +388,16 @@ fn lists_of_registers_stop_at_the_first_bad_one() {
         (HvStatus::SUCCESS, 256)
     );
 }
+
+#[test]
+fn cpuid_counts_the_processors_that_there_are() {
+    let mut child = Child::new();
+    let count = |child: &mut Child| child.cpuid(0xB, 1)[1];
+    assert_eq!(count(&mut child), 1);
+    child.rig.vp(child.id, 1);
+    child.rig.vp(child.id, 2);
+    assert_eq!(count(&mut child), 3);
+    assert_eq!(child.rig.cpu().simple(Code::DELETE_VP, &[child.id.0, 2]), Ok(()));
+    assert_eq!(count(&mut child), 2);
+    assert_eq!(child.cpuid(0xB, 0)[3], 0, "its own id");
+}
