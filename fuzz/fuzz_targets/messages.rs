@@ -70,7 +70,8 @@ fuzz_target!(|data: &[u8]| {
                 let quiet = page.guest.borrow().is_empty();
                 let slot = usize::from(sint % 16) * MESSAGE_SIZE;
                 let taken = page.word(slot) != 0;
-                let message = Message::new(MessageType(u32::from(number)), 1, &step[..2]).unwrap_or(Message::NONE);
+                let message =
+                    Message::new(MessageType(u32::from(number)), 1, &step[..2]).unwrap_or(Message::NONE);
                 let put = synic.put_message(&page, sint, &message);
                 assert!(!(quiet && taken && put.is_ok()), "a message was overwritten");
                 let _ = queue.post(&synic, &page, sint, &message);
