@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::succeed;
 use crate::session::{Outcome, Session};
@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case { name: "parent::kernel-log-is-clean", setting: USUAL, check: Check::Shared(clean_log) },
     Case { name: "parent::devices-interrupt", setting: USUAL, check: Check::Shared(devices_interrupt) },
     Case { name: "parent::disk-reads", setting: USUAL, check: Check::Shared(disk_reads) },
+    Case { name: "parent::cannot-read-the-hypervisor", setting: USUAL, check: Check::Shared(cannot_read) },
     Case { name: "parent::time-runs", setting: USUAL, check: Check::Shared(time_runs) },
     Case { name: "parent::load-stays-clean", setting: USUAL, check: Check::Shared(load) },
     Case { name: "parent::four-processors-two-nodes", setting: FOUR, check: Check::Shared(four_processors) },
@@ -65,6 +66,34 @@ fn disk_reads(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
+/// Every kind of access to the hypervisor's memory ends the process that tries, and harms nobody. What the
+/// hypervisor says at its start names its memory: `hypervisor: N KiB program, N MiB of memory at ADDRESS`.
+fn cannot_read(session: &mut Session) -> Result<()> {
+    let log = session.serial().text();
+    let line = log
+        .lines()
+        .find(|line| line.contains("parterre: hypervisor:"))
+        .context("No line names its memory.")?;
+    let between = |before: &str, after: &str| Some(line.split_once(before)?.1.split(after).next()?.trim());
+    let place = between(" at 0x", ",").context("No address is in that line.")?;
+    let size = between(" program, ", " MiB").context("No size is in that line.")?;
+    let (start, size) = (u64::from_str_radix(place, 16)?, size.parse::<u64>()? << 20);
+    // RAM that is the parent's can be read this way; or else the refusals below would prove nothing.
+    succeed(session, "devmem 0x1000 32")?;
+    for address in [start, start + 0x1000, start + size / 2, start + size - 8] {
+        for access in [format!("devmem {address:#x} 32"), format!("devmem {address:#x} 32 0")] {
+            let run = session.shell(&access, Duration::from_secs(20))?;
+            ensure!(
+                run.outcome == Outcome::Exit(139),
+                "`{access}` ended with {:?}: {}",
+                run.outcome,
+                run.stdout
+            );
+        }
+    }
+    clean_log(session)
+}
+
 /// A second by the parent's clock lasts a second by the emulator's.
 fn time_runs(session: &mut Session) -> Result<()> {
     let seconds: f64 = succeed(
@@ -75,7 +104,7 @@ fn time_runs(session: &mut Session) -> Result<()> {
     .trim()
     .parse()?;
     ensure!((1.9..4.5).contains(&seconds), "Three seconds of the wall clock were {seconds} s of uptime.");
-    Ok(())
+    succeed(session, "hwclock -u -r >/dev/null").map(drop)
 }
 
 fn load(session: &mut Session) -> Result<()> {

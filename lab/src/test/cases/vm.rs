@@ -1,13 +1,17 @@
 //! Virtual machines through the stack: created, started, used on their console, stopped, deleted.
 
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{succeed, succeed_in};
+use crate::boxes::BoxSpec;
+use crate::cache::RunDir;
+use crate::media::Wish;
 use crate::session::Session;
-use crate::test::{Case, Check, Setting, USUAL};
+use crate::test::{Case, Check, PLAIN, Setting, USUAL};
 
 const OLDEST: Setting = Setting { guest: "oldest", ..USUAL };
 /// For a guest's boot to its shell.
@@ -27,6 +31,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::guest-reboots", setting: USUAL, check: Check::Shared(guest_reboots) },
     Case { name: "vm::idle-guest-costs-nothing", setting: USUAL, check: Check::Shared(idle) },
     Case { name: "vm::killed-worker-harms-nobody", setting: USUAL, check: Check::Shared(killed_worker) },
+    Case { name: "vm::definitions-survive-a-power-cut", setting: PLAIN, check: Check::Free(power_cut) },
     Case { name: "vm::cycles-lose-no-memory", setting: USUAL, check: Check::Shared(cycles) },
 ];
 
@@ -164,4 +169,35 @@ fn cycles(session: &mut Session) -> Result<()> {
     let after: i64 = succeed(session, free)?.trim().parse()?;
     ensure!(before - after < 4096, "30 cycles took {} KiB from the parent.", before - after);
     remove(session, "cycle")
+}
+
+/// Mounts the box's disk where the stack keeps its state, and makes a file system on it the first time.
+const STATE_ON_DISK: &str = "#!/bin/sh
+mkdir -p /var/lib/parterre
+disk=/dev/disk/by-id/lab-disk0
+mount -t ext4 $disk /var/lib/parterre 2>/dev/null && exit
+mke2fs $disk && mount -t ext4 $disk /var/lib/parterre
+";
+
+/// The box is switched off in the moment in which the command to create a VM returns.
+fn power_cut(mut wish: Wish) -> Result<()> {
+    let dir = RunDir::create()?;
+    let disk = dir.path().join("state.img");
+    File::create(&disk)?.set_len(64 << 20)?;
+    let spec = BoxSpec { disks: vec![disk], ..BoxSpec::default() };
+    wish.with_stack = true;
+    wish.extras.texts.push(("lab/start".into(), STATE_ON_DISK.into()));
+    for round in 0..2 {
+        let mut session = Session::start(&spec, &wish, BOOT)?;
+        for earlier in 0..round {
+            succeed(&mut session, &format!("parterre vm show kept{earlier}"))?;
+        }
+        succeed(
+            &mut session,
+            &format!("mount | grep -q /var/lib/parterre && parterre vm create kept{round} --kernel /init"),
+        )?;
+        session.machine().kill();
+    }
+    let mut session = Session::start(&spec, &wish, BOOT)?;
+    succeed(&mut session, "parterre vm show kept0 && parterre vm show kept1").map(drop)
 }
