@@ -1,6 +1,6 @@
 //! Calls about memory: deposits, mappings, page states (TLFS "Partition Management", "Guest Physical Address Spaces").
 
-use super::{Call, Done};
+use super::{Call, Done, stats};
 use crate::{
     child::{Child, ChildRef},
     hypervisor::Hypervisor,
@@ -23,6 +23,9 @@ const LIST: usize = 512;
 /// `HvCallDepositMemory`: all pages of the list or none.
 pub(super) fn deposit<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) -> Done {
     let result = try_deposit(hv, lp, call);
+    if let Ok(input) = call.header::<DepositMemoryInput>() {
+        stats::tell_deposits(hv, input.partition_id);
+    }
     let reps = if result.is_ok() { call.control.rep_count() } else { call.control.rep_start() };
     Done { status: result.err().unwrap_or(HvStatus::SUCCESS), reps }
 }
@@ -76,6 +79,9 @@ pub(super) fn withdraw<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_
         }
         Ok(())
     })();
+    if let Ok(input) = call.header::<WithdrawMemoryInput>() {
+        stats::tell_deposits(hv, input.partition_id);
+    }
     Done { status: result.err().unwrap_or(HvStatus::SUCCESS), reps }
 }
 

@@ -88,6 +88,20 @@ fn fill<M: Machine>(hv: &Hypervisor<M>, input: &MapStatsPageInput, frame: &Frame
     }
 }
 
+/// Tells in a partition's statistics how many pages are deposited to it, after that has changed.
+pub(super) fn tell_deposits<M: Machine>(hv: &Hypervisor<M>, partition: PartitionId) {
+    let Ok(deposited) = hv.with_pool(partition, |pool| Ok(pool.deposited())) else { return };
+    let tell = |frame: &Frame| {
+        let offset = 8 * usize::from(PartitionCounter::DEPOSITED_PAGES.0);
+        hv.machine.write_frame(frame, offset, &deposited.to_le_bytes());
+    };
+    if Hypervisor::<M>::is_parent(partition) {
+        hv.parent.stats.lock().get((StatsObjectType::PARTITION, 0)).map(Visible::frame).map(tell);
+    } else if let Ok(child) = hv.child(partition) {
+        child.stats.lock().as_ref().map(Visible::frame).map(tell);
+    }
+}
+
 /// Makes a page of a partition's deposited memory, if it is not there yet, and shows it to the parent; gives its number.
 pub(super) fn place<M: Machine>(
     hv: &Hypervisor<M>,

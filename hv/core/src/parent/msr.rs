@@ -51,9 +51,12 @@ impl<M: Machine> ParentVp<M> {
 
     /// WRMSR.
     pub(super) fn write_msr(&mut self, number: u32, value: u64, length: Option<u8>) {
-        if is_timer(number) {
-            // What was set until now must not be mistaken for what is being set.
-            self.expire_own(false);
+        // What was set until now must not be mistaken for what is being set. The other kind of timer goes on: its
+        // interrupt may be due and not have come yet.
+        if is_synthetic_timer(number) {
+            self.expire_own(false, true);
+        } else if is_local_timer(number) {
+            self.expire_own(true, false);
         }
         match self.set_msr(number, value) {
             Some(()) => self.skip(length, Exiting::WriteMsr),
@@ -207,12 +210,14 @@ impl<M: Machine> ParentVp<M> {
     }
 }
 
-/// Whether a register sets a timer.
-fn is_timer(number: u32) -> bool {
-    matches!(
-        number,
-        msr::STIMER0_CONFIG..=msr::STIMER3_COUNT | X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_DIVIDE
-    )
+/// Whether a register sets a synthetic timer.
+fn is_synthetic_timer(number: u32) -> bool {
+    matches!(number, msr::STIMER0_CONFIG..=msr::STIMER3_COUNT)
+}
+
+/// Whether a register sets the local APIC's timer.
+fn is_local_timer(number: u32) -> bool {
+    matches!(number, X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_DIVIDE)
 }
 
 /// Reads a register whose page the hypervisor chose: whether it enables it. `None` if it enables another page.

@@ -230,10 +230,10 @@ impl<M: Machine> ParentVp<M> {
         [stimer, local].into_iter().flatten().min()
     }
 
-    /// Lets the parent's own timers expire that are due, and delivers their interrupts unless the parent is about to set its
-    /// timer anew. The processor's timer, armed for it, may have delivered one already: it is the same pending interrupt
-    /// then, or one too many, for which a parent has to be prepared.
-    pub(super) fn expire_own(&mut self, deliver: bool) {
+    /// Lets the parent's own timers expire that are due, and delivers the interrupts of its synthetic timers and of its
+    /// local APIC's, each unless the parent is about to set it anew. The processor's timer, armed for it, may have delivered
+    /// one already: it is the same pending interrupt then, or one too many, for which a parent has to be prepared.
+    pub(super) fn expire_own(&mut self, synthetic: bool, local: bool) {
         let now = self.hv.machine.tsc();
         let expired = self.stimers.expire(self.hv.parent.clock.reference_time(now));
         let stimer = expired.iter().find_map(|expiration| match expiration {
@@ -241,11 +241,9 @@ impl<M: Machine> ParentVp<M> {
             Expiration::Message { .. } => None,
         });
         let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
-        let local = self.apic.timer_expired(&context);
-        if deliver {
-            for vector in [stimer, local].into_iter().flatten() {
-                self.hv.machine.interrupt_parent(self.lp.index, vector);
-            }
+        let expired = self.apic.timer_expired(&context);
+        for vector in [stimer.filter(|_| synthetic), expired.filter(|_| local)].into_iter().flatten() {
+            self.hv.machine.interrupt_parent(self.lp.index, vector);
         }
     }
 
@@ -254,7 +252,7 @@ impl<M: Machine> ParentVp<M> {
     /// expects no timer interrupt is asked to exit when it idles instead.
     pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
         self.timer_changed = false;
-        self.expire_own(true);
+        self.expire_own(true, true);
         let now = self.hv.machine.tsc();
         let others = self.lp.timers.lock().next();
         let own = self.parent_deadline(now);

@@ -24,6 +24,11 @@ impl ParentStats {
         Some(&mut place.page)
     }
 
+    /// The page about `key`.
+    pub fn get(&self, key: Key) -> Option<&Visible> {
+        self.0.iter().flatten().find(|place| place.key == key)?.page.as_ref()
+    }
+
     /// Takes the page about `key`.
     pub fn take(&mut self, key: Key) -> Option<Visible> {
         let place = self.0.iter_mut().find(|place| place.as_ref().is_some_and(|place| place.key == key))?;

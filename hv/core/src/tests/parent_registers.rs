@@ -238,3 +238,21 @@ fn the_machine_sleeps_when_it_knows_how() {
     assert!(rig.cpu().simple(Code::ENTER_SLEEP_STATE, &5u32).is_err(), "this machine goes on");
     assert_eq!(rig.machine.sleep(), Some((7, 6)));
 }
+
+/// Linux masks the local APIC's timer while a synthetic timer is running.
+#[test]
+fn setting_one_kind_of_timer_loses_no_interrupt_of_the_other() {
+    const LVT_TIMER: u32 = 0x832;
+    const MASKED: u64 = 1 << 16;
+    let mut rig = Rig::new();
+    let direct = u64::from(
+        msr::StimerConfig::new().with_auto_enable(true).with_direct_mode(true).with_apic_vector(0xED),
+    );
+    let now = rig.cpu().rdmsr(msr::TIME_REF_COUNT).expect("the register is there");
+    assert_eq!(rig.cpu().wrmsr(msr::STIMER0_CONFIG, direct), Ok(()));
+    assert_eq!(rig.cpu().wrmsr(msr::STIMER0_COUNT, now + 100), Ok(()));
+    rig.machine.pass(1_000_000_000);
+    assert_eq!(rig.cpu().wrmsr(LVT_TIMER, MASKED), Ok(()));
+    rig.cpu().idle();
+    assert!(rig.cpu().take_interrupts().contains(&0xED), "the tick that was due still comes");
+}
