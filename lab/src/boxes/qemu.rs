@@ -178,11 +178,14 @@ impl Arguments {
 
     fn channels(&mut self, dir: &Path) {
         self.words("-chardev stdio,id=serial,signal=off -serial chardev:serial");
-        for name in ["agent", "console", "monitor"] {
+        for name in ["agent", "console", "monitor", "debug"] {
             let path = comma(&dir.join(name));
             self.pair("-chardev", &format!("socket,id={name},server=on,wait=off,path={path}"));
         }
-        self.words("-mon chardev=monitor,mode=control -device virtio-serial-pci");
+        // The second monitor is for people: `socat - UNIX-CONNECT:~/.cache/parterre/run/*/debug`.
+        self.words(
+            "-mon chardev=monitor,mode=control -mon chardev=debug,mode=readline -device virtio-serial-pci",
+        );
         self.pair("-device", &format!("virtserialport,chardev=agent,name={PORT_NAME}"));
         self.pair("-device", "virtconsole,chardev=console");
     }
