@@ -96,15 +96,17 @@ pub(super) fn delete<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>)
     let (child, frame) = hv.machine.take(page);
     drop(place);
     let mut parts = child.dismantle(hv);
-    hv.flush_parent(lp);
-    let mark = parts.mark();
+    let mut pool = hv.parent.pool.lock();
+    Tables { table: &hv.table, pool: &mut pool, machine: &hv.machine }.give(frame);
+    let (mark, parents_mark) = (parts.mark(), pool.mark());
+    drop(pool);
+    // Nobody's cached translations know what was given back before this.
+    hv.flush_everyone(lp);
     parts.settle(&hv.table, mark);
+    hv.parent.pool.lock().settle(&hv.table, parents_mark);
     let mut parent = hv.parent.space.write();
     let mut tables = Tables { table: &hv.table, pool: &mut parts, machine: &hv.machine };
     while memory::withdraw(&mut tables, &mut parent).is_some() {}
-    drop(parent);
-    let mut pool = hv.parent.pool.lock();
-    Tables { table: &hv.table, pool: &mut pool, machine: &hv.machine }.give(frame);
     Ok(())
 }
 
