@@ -4,13 +4,15 @@
 //! processor's [`Mode`]. In a child, or waiting in the hypervisor, it gets an interrupt with [`HYPERVISOR_VECTOR`]; in the
 //! parent, whose interrupts are its own, it gets an NMI; in hypervisor code it gets nothing, because it looks at the flag
 //! before it enters a partition. At most one interrupt and one NMI of ours are on the way to a processor at any time
-//! ([`Shared::interrupt_sent`], [`Shared::nmi_sent`]), so a foreign one can be told from them.
+//! ([`Shared::interrupt_sent`], [`Shared::nmi_sent`]), so a foreign one can be told from them. A kicker that has seen a child
+//! may be slow to send; the parent is not entered before it has ([`Shared::kickers`]): to the parent our vector would be an
+//! interrupt that nobody acknowledges, and no other would come after it.
 //!
 //! Interrupts are taken in hypervisor code only inside [`LogicalProcessor::open_interrupts`]. While the hypervisor looks
 //! for its own, the task priority is so high that only vectors from 0xf0 on come, and of those the highest, ours, first.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst};
 
 use parterre_core::machine::{self, Exit, Interrupts, TimerInterrupt, Waited};
 
@@ -45,6 +47,8 @@ pub struct Shared {
     pub apic_id: u32,
     mode: AtomicU8,
     kick: AtomicBool,
+    /// Processors that are in [`Shared::send_kick`].
+    kickers: AtomicU32,
     interrupt_sent: AtomicBool,
     nmi_sent: AtomicBool,
     interrupt_seen: AtomicBool,
@@ -64,6 +68,7 @@ impl Shared {
             apic_id,
             mode: AtomicU8::new(Mode::Hypervisor as u8),
             kick: AtomicBool::new(false),
+            kickers: AtomicU32::new(0),
             interrupt_sent: AtomicBool::new(false),
             nmi_sent: AtomicBool::new(false),
             interrupt_seen: AtomicBool::new(false),
@@ -118,10 +123,20 @@ impl Shared {
 
     /// Calls the processor; see the module's page.
     pub fn send_kick(&self) {
+        self.kickers.fetch_add(1, SeqCst);
         match self.prepare_kick() {
             Call::Nothing => {}
             Call::Interrupt => apic::send(self.apic_id, HYPERVISOR_VECTOR),
             Call::Nmi => apic::send_nmi(self.apic_id),
+        }
+        self.kickers.fetch_sub(1, SeqCst);
+    }
+
+    /// Waits for those who looked at the mode before it was changed, and may still send what was right then. They are
+    /// hypervisor code that nothing interrupts, so it is a matter of moments.
+    fn wait_for_kickers(&self) {
+        while self.kickers.load(SeqCst) != 0 {
+            core::hint::spin_loop();
         }
     }
 }
@@ -203,6 +218,7 @@ impl LogicalProcessor {
         if core::mem::take(&mut self.foreign_nmi) {
             return Some(Exit::Nmi);
         }
+        self.shared.wait_for_kickers();
         if self.timer_called || self.shared.interrupt_sent.load(SeqCst) {
             self.drain_own_interrupt();
         }
@@ -400,6 +416,23 @@ mod tests {
         child.interrupt_sent.store(false, SeqCst);
         child.mode.store(Mode::Child as u8, SeqCst);
         assert_eq!(child.prepare_kick(), Call::Interrupt);
+    }
+
+    #[test]
+    fn the_parent_is_not_entered_before_a_slow_kicker_has_sent() {
+        let shared = &shared(Mode::Child);
+        let sent = &AtomicBool::new(false);
+        shared.kickers.fetch_add(1, SeqCst);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert_eq!(shared.prepare_kick(), Call::Interrupt);
+                std::thread::sleep(core::time::Duration::from_millis(20));
+                sent.store(true, SeqCst);
+                shared.kickers.fetch_sub(1, SeqCst);
+            });
+            shared.wait_for_kickers();
+            assert!(sent.load(SeqCst));
+        });
     }
 
     #[test]
