@@ -1,0 +1,29 @@
+//! One turn of an open channel: what its thread does between two waits.
+
+use crate::{ChannelError, Handler, Queue};
+
+/// Most runs in one turn: a guest that fills the ring without end must not keep the thread from noticing that the channel
+/// is to be closed.
+const MAX_RUNS: usize = 64;
+
+/// Whether to wait after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Turn {
+    /// Nothing left to do: wait for a signal or a source.
+    Wait,
+    /// There is more to do.
+    Again,
+}
+
+/// Runs a handler until there is nothing to do.
+pub fn turn(queue: &mut Queue, handler: &mut dyn Handler) -> Result<Turn, ChannelError> {
+    for _ in 0..MAX_RUNS {
+        queue.begin()?;
+        handler.run(queue)?;
+        if !queue.end()? {
+            return Ok(Turn::Wait);
+        }
+    }
+    Ok(Turn::Again)
+}
