@@ -53,6 +53,11 @@ impl Distribution {
         if self.id == "ubuntu" { "devel" } else { "sid" }
     }
 
+    /// The suite of the present stable release.
+    pub fn stable(&self) -> &'static str {
+        if self.id == "ubuntu" { "noble" } else { "trixie" }
+    }
+
     /// The suite of the oldest guest that is supported.
     pub fn oldest(&self) -> &'static str {
         if self.id == "ubuntu" { "jammy" } else { "bookworm" }

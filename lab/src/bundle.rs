@@ -25,6 +25,8 @@ pub struct Bundle {
 pub enum From {
     /// The newest packages of the distribution.
     Newest,
+    /// The distribution's present stable release.
+    Stable,
     /// The oldest release that is supported as a guest.
     Oldest,
 }
@@ -38,6 +40,7 @@ impl From {
         let distribution = Distribution::of_this_machine()?;
         let name = match self {
             From::Newest => distribution.newest(),
+            From::Stable => distribution.stable(),
             From::Oldest => distribution.oldest(),
         };
         Suite::open(&distribution, name)

@@ -83,7 +83,10 @@ impl ParentArgs {
             files.push(("lab/guest-kernel".into(), guest::kernel(kernel)?));
         }
         if let Some(initrd) = &self.guest_initrd {
-            files.push(("lab/guest-initrd".into(), guest::initrd(initrd)?));
+            files.push((
+                "lab/guest-initrd".into(),
+                guest::initrd(initrd, self.guest_kernel.as_deref().unwrap_or_default())?,
+            ));
         }
         if self.test_kernels {
             files.extend(crate::test::test_kernels()?);

@@ -16,7 +16,7 @@ enum Sign {
 }
 
 /// Package, and what it is needed for.
-const NEEDED: [(&str, Sign); 13] = [
+const NEEDED: [(&str, Sign); 14] = [
     ("gcc", Sign::Program("gcc")),
     ("libc6-dev", Sign::File("/usr/include/stdlib.h")),
     ("binutils", Sign::Program("strip")),
@@ -29,6 +29,7 @@ const NEEDED: [(&str, Sign); 13] = [
     ("zstd", Sign::Program("zstd")),
     ("xz-utils", Sign::Program("xz")),
     ("cpio", Sign::Program("cpio")),
+    ("kmod", Sign::File("/usr/sbin/depmod")),
     ("util-linux", Sign::Program("setpriv")),
 ];
 

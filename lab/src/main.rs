@@ -72,9 +72,10 @@ fn set_up(refresh: bool) -> Result<ExitCode> {
     }
     boxes::emulator(boxes::Vendor::Amd)?;
     let kernel = kernel::parent()?;
-    guest::kernel("oldest")?;
-    guest::kernel("newest")?;
-    guest::initrd("lab")?;
+    for kernel in ["oldest", "newest"] {
+        guest::kernel(kernel)?;
+        guest::initrd("lab", kernel)?;
+    }
     println!("Ready. The parent's kernel is Linux {} ({}).", kernel.version, kernel.image.display());
     Ok(ExitCode::SUCCESS)
 }

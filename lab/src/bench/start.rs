@@ -45,8 +45,10 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
 /// # Errors
 /// When it cannot be had.
 pub fn add_guest(extras: &mut Extras) -> Result<()> {
-    let files: [(&str, PathBuf); 2] =
-        [("lab/guest-kernel", guest::kernel("newest")?), ("lab/guest-initrd", guest::initrd("lab")?)];
+    let files: [(&str, PathBuf); 2] = [
+        ("lab/guest-kernel", guest::kernel("newest")?),
+        ("lab/guest-initrd", guest::initrd("lab", "newest")?),
+    ];
     extras.files.extend(files.map(|(path, file)| (path.to_owned(), file)));
     Ok(())
 }

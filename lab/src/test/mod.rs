@@ -204,7 +204,7 @@ fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
     }
     if !setting.guest.is_empty() {
         wish.extras.files.push(("lab/guest-kernel".into(), guest::kernel(setting.guest)?));
-        wish.extras.files.push(("lab/guest-initrd".into(), guest::initrd("lab")?));
+        wish.extras.files.push(("lab/guest-initrd".into(), guest::initrd("lab", setting.guest)?));
     }
     if setting.test_kernels {
         wish.extras.files.extend(test_kernels()?);
