@@ -1,7 +1,7 @@
 //! What CPUID tells a child: of the physical processor what a partition can have, less what the parent took away, plus the
 //! hypervisor's leaves; and over that the leaves that the parent answers itself.
 
-use super::{Child, Policy};
+use super::{Child, Policy, privileges};
 use crate::{
     features,
     hypervisor::Hypervisor,
@@ -9,8 +9,9 @@ use crate::{
     version, xstate,
 };
 use parterre_abi::{
-    cpuid::{self as leaf, Enlightenments, Features, HardwareFeatures, PrivilegeMask},
+    cpuid::{self as leaf, HardwareFeatures},
     hypercall::PartitionCreationFlags,
+    property::SyntheticProcessorFeatures,
 };
 
 /// A leaf that the parent answers (`HvCallRegisterInterceptResult`).
@@ -31,14 +32,6 @@ const LAST_LEAF: u32 = leaf::HARDWARE_FEATURES;
 /// Basic and extended leaves beyond these say nothing to a child.
 const LAST_BASIC: u32 = 0x0D;
 const LAST_EXTENDED: u32 = 0x8000_0021;
-
-/// A child's privileges.
-pub(crate) const PRIVILEGES: PrivilegeMask = PrivilegeMask::ACCESS_PARTITION_REFERENCE_COUNTER
-    .union(PrivilegeMask::ACCESS_INTR_CTRL_REGS)
-    .union(PrivilegeMask::ACCESS_HYPERCALL_REGS)
-    .union(PrivilegeMask::ACCESS_VP_INDEX)
-    .union(PrivilegeMask::ACCESS_PARTITION_REFERENCE_TSC)
-    .union(PrivilegeMask::ACCESS_FREQUENCY_REGS);
 
 /// Bits of CPUID.1 ECX that a child cannot have: DTES64, MONITOR, DS-CPL, VMX, SMX, EST, TM2, CNXT-ID, SDBG, xTPR, PDCM, DCA,
 /// and those shown by other rules: x2APIC, OSXSAVE.
@@ -115,7 +108,7 @@ pub(super) fn answer<M: Machine>(
 ) -> [u32; 4] {
     let policy = child.policy.read();
     let mut answer = match eax {
-        leaf::FIRST..=leaf::LAST => hypervisor_leaf(eax),
+        leaf::FIRST..=leaf::LAST => hypervisor_leaf(policy.features, eax),
         _ => processor_leaf(&hv.machine, &policy, vcpu, index, (eax, ecx)),
     };
     for over in
@@ -228,18 +221,16 @@ fn xsave_leaf<M: Machine>(machine: &M, policy: &Policy, vcpu: &M::Vcpu, ecx: u32
     }
 }
 
-fn hypervisor_leaf(eax: u32) -> [u32; 4] {
+fn hypervisor_leaf(features: SyntheticProcessorFeatures, eax: u32) -> [u32; 4] {
     match eax {
         leaf::VENDOR_AND_MAX_FUNCTION => [LAST_LEAF, leaf::VENDOR[0], leaf::VENDOR[1], leaf::VENDOR[2]],
         leaf::INTERFACE => [leaf::INTERFACE_SIGNATURE, 0, 0, 0],
         leaf::VERSION => version::cpuid(),
         leaf::FEATURES => {
-            let edx = Features::FREQUENCY_REGS | Features::GUEST_CRASH_REGS;
-            [PRIVILEGES.eax(), PRIVILEGES.ebx(), 0, edx.bits()]
+            let privileges = privileges::privileges(features);
+            [privileges.eax(), privileges.ebx(), 0, privileges::features(features).bits()]
         }
-        leaf::ENLIGHTENMENTS => {
-            [(Enlightenments::USE_RELAXED_TIMING | Enlightenments::USE_APIC_MSRS).bits(), u32::MAX, 0, 0]
-        }
+        leaf::ENLIGHTENMENTS => [privileges::enlightenments(features).bits(), u32::MAX, 0, 0],
         leaf::IMPLEMENTATION_LIMITS => [super::MAX_VPS, super::MAX_VPS, 0, 0],
         leaf::HARDWARE_FEATURES => {
             let eax = HardwareFeatures::MSR_BITMAPS | HardwareFeatures::SECOND_LEVEL_ADDRESS_TRANSLATION;

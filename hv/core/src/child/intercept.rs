@@ -9,9 +9,10 @@ use crate::{
 };
 use parterre_abi::{
     message::{
-        ApicEoiMessage, ExecutionState, InstructionLengthAndCr8, InterceptAccessType, InterceptMessageHeader,
-        InterruptionDeliverableMessage, IoPortAccessInfo, IoPortInterceptMessage, MAX_INSTRUCTION_BYTES,
-        MemoryAccessInfo, MemoryInterceptMessage, Message, MessageType, MsrInterceptMessage,
+        ApicEoiMessage, ExecutionState, HypercallInterceptMessage, InstructionLengthAndCr8,
+        InterceptAccessType, InterceptMessageHeader, InterruptionDeliverableMessage, IoPortAccessInfo,
+        IoPortInterceptMessage, MAX_INSTRUCTION_BYTES, MemoryAccessInfo, MemoryInterceptMessage, Message,
+        MessageType, MsrInterceptMessage, SintDeliverableMessage,
     },
     types::{CacheType, PartitionId, VpIndex},
 };
@@ -145,6 +146,39 @@ impl<M: Machine> Reporter<'_, M> {
             rax: r[gpr::RAX],
         };
         Message::with_payload(MessageType::X64_MSR_INTERCEPT, self.partition.0, &payload)
+    }
+
+    /// A hypercall that the parent answers.
+    pub fn hypercall(&mut self, length: u8) -> Message {
+        let xmm = core::array::from_fn(|index| {
+            let register = self.inner.vcpu.xmm(index);
+            [register as u64, (register >> 64) as u64]
+        });
+        let r = self.inner.vcpu.gprs();
+        let payload = HypercallInterceptMessage {
+            header: self.header(length, Access::EXECUTE),
+            rax: r[gpr::RAX],
+            rbx: r[gpr::RBX],
+            rcx: r[gpr::RCX],
+            rdx: r[gpr::RDX],
+            r8: r[gpr::R8],
+            rsi: r[gpr::RSI],
+            rdi: r[gpr::RDI],
+            xmm_registers: xmm,
+            flags: 0,
+        };
+        Message::with_payload(MessageType::HYPERCALL_INTERCEPT, self.partition.0, &payload)
+    }
+
+    /// Message slots that the parent waits for are free.
+    pub fn slots_free(&self, sints: u16) -> Message {
+        let payload = SintDeliverableMessage {
+            header: self.header(0, Access::READ),
+            deliverable_sints: sints,
+            reserved1: 0,
+            reserved2: 0,
+        };
+        Message::with_payload(MessageType::SYNIC_SINT_DELIVERABLE, self.partition.0, &payload)
     }
 
     /// The end of a level-triggered interrupt.

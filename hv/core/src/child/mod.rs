@@ -10,16 +10,20 @@ mod intercept;
 mod msr;
 mod pages;
 mod policy;
+mod privileges;
 mod registers;
 mod run;
 mod schedule;
+mod synic;
 mod vp;
 
 pub(crate) use cpuid::CpuidOverride;
 pub(crate) use pages::{Page, VpPages};
 pub(crate) use policy::Policy;
+pub(crate) use privileges::ASSIGNABLE;
 pub(crate) use registers::RegisterAccess;
 pub(crate) use schedule::Woken;
+pub(crate) use synic::VpSynic;
 pub(crate) use vp::{Activity, Inner, Vp, VpRef, end as end_vp};
 
 pub(crate) use crate::hypervisor::ChildRef;
@@ -32,7 +36,9 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use parterre_abi::{
+    cpuid::PrivilegeMask,
     hypercall::PartitionCreationFlags,
+    property::SyntheticProcessorFeatures,
     status::{HvResult, HvStatus},
     types::{PartitionId, VpIndex},
 };
@@ -61,6 +67,8 @@ pub struct Child<M: Machine> {
     pub(crate) id: PartitionId,
     pub(crate) slot: u16,
     pub(crate) policy: RwLock<Policy>,
+    /// What it may do; follows from the policy.
+    privileges: AtomicU64,
     stage: AtomicU8,
     /// What was deposited for it.
     pub(crate) pool: Mutex<Pool>,
@@ -84,6 +92,7 @@ impl<M: Machine> Child<M> {
         Self {
             id,
             slot,
+            privileges: AtomicU64::new(privileges::privileges(policy.features).bits()),
             policy: RwLock::new(policy),
             stage: AtomicU8::new(Stage::Created as u8),
             pool: Mutex::new(Pool::new(Owner(slot + 1))),
@@ -98,6 +107,18 @@ impl<M: Machine> Child<M> {
             overlays: Mutex::new([None, None]),
             stats: Mutex::new(None),
         }
+    }
+
+    /// Whether it has these privileges.
+    pub(crate) fn may(&self, privileges: PrivilegeMask) -> bool {
+        PrivilegeMask::from_bits_retain(self.privileges.load(SeqCst)).contains(privileges)
+    }
+
+    /// Gives it these synthetic features and no others; what cannot be given is left out.
+    pub(crate) fn set_features(&self, features: SyntheticProcessorFeatures) {
+        let features = features & ASSIGNABLE;
+        self.policy.write().features = features;
+        self.privileges.store(privileges::privileges(features).bits(), SeqCst);
     }
 
     /// Where it is in its life.

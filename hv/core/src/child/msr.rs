@@ -1,7 +1,7 @@
 //! The model-specific registers of a child. Those that the processor switches itself never come here; the rest is answered
 //! here or does not exist.
 
-use super::{Child, Inner, Vp, registers::is_valid_pat};
+use super::{Child, Inner, Vp, privileges, registers::is_valid_pat};
 use crate::{
     apic,
     hypervisor::Hypervisor,
@@ -10,7 +10,7 @@ use crate::{
 };
 use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
-    hypercall::InterceptType,
+    hypercall::{InterceptAccessTypeMask, InterceptType},
     msr::{self, HypercallMsr, OverlayPageMsr},
 };
 use zerocopy::IntoBytes;
@@ -111,8 +111,14 @@ impl<M: Machine> Child<M> {
         inner: &mut Inner<M>,
         number: u32,
     ) -> Outcome<u64> {
+        if self.policy.read().intercepts_msr(number, InterceptAccessTypeMask::READ) {
+            return Outcome::Intercept;
+        }
         if let Some(value) = self.architectural(vp, inner, number, hv.machine.tsc()) {
             return value.map_or(Outcome::Fault, Outcome::Done);
+        }
+        if !self.may(privileges::of_register(number)) {
+            return Outcome::Fault;
         }
         match self.synthetic(hv, vp, inner, number) {
             Some(value) => Outcome::Done(value),
@@ -161,7 +167,7 @@ impl<M: Machine> Child<M> {
             msr::VP_ASSIST_PAGE => inner.assist_msr,
             msr::CRASH_P0..=msr::CRASH_P4 => self.crash[(number - msr::CRASH_P0) as usize].load(SeqCst),
             msr::CRASH_CTL => CRASH_CAPABILITIES,
-            _ => return None,
+            number => return vp.synic.read(number).or_else(|| inner.timers.read(number)),
         })
     }
 
@@ -186,6 +192,12 @@ impl<M: Machine> Child<M> {
         number: u32,
         value: u64,
     ) -> Outcome<apic::Effect> {
+        if self.policy.read().intercepts_msr(number, InterceptAccessTypeMask::WRITE) {
+            return Outcome::Intercept;
+        }
+        if !self.may(privileges::of_register(number)) {
+            return Outcome::Fault;
+        }
         let effect = match number {
             X2APIC_FIRST..=X2APIC_LAST | msr::EOI | msr::ICR | msr::TPR => {
                 self.write_apic(hv, vp, inner, number, value)
@@ -254,7 +266,12 @@ impl<M: Machine> Child<M> {
                     Some(())
                 }
                 Some(_) => None,
-                None => return self.set_synthetic(hv, number, value),
+                None => {
+                    return self
+                        .set_synthetic(hv, number, value)
+                        .or_else(|| self.write_synic(hv, vp, number, value))
+                        .or_else(|| self.set_timer(hv, inner, number, value));
+                }
             },
         })
     }
@@ -279,6 +296,18 @@ impl<M: Machine> Child<M> {
             msr::VP_INDEX | msr::TIME_REF_COUNT | msr::TSC_FREQUENCY | msr::APIC_FREQUENCY => None,
             _ => return None,
         })
+    }
+
+    /// Writes a register of a synthetic timer. The caller looks at the timers next.
+    pub(super) fn set_timer(
+        &self,
+        hv: &Hypervisor<M>,
+        inner: &mut Inner<M>,
+        number: u32,
+        value: u64,
+    ) -> Option<Option<()>> {
+        let written = inner.timers.write(number, value, self.reference_time(hv))?;
+        Some(written.ok())
     }
 
     /// Writes the hypercall page register: lays the page over the guest's memory, or takes it off. `None` refuses.
@@ -332,7 +361,9 @@ impl<M: Machine> Child<M> {
         Some(())
     }
 
-    fn lay(
+    /// Lays a page of the hypervisor over the guest's memory, its first bytes set to `bytes`, or takes it off. `None` if there
+    /// is no such place.
+    pub(super) fn lay(
         &self,
         hv: &Hypervisor<M>,
         id: OverlayId,

@@ -1,19 +1,31 @@
 //! What the parent decided about a child: creation flags, features taken away, properties, intercepts, CPUID overrides.
 
-use super::CpuidOverride;
+use super::{ASSIGNABLE, CpuidOverride};
 use crate::{machine::Machine, xstate};
 use arrayvec::ArrayVec;
 use parterre_abi::{
-    hypercall::{CreatePartitionInput, InterceptType, PartitionCreationFlags},
+    hypercall::{CreatePartitionInput, InterceptAccessTypeMask, InterceptType, PartitionCreationFlags},
     processor_features::{ProcessorFeatures0, ProcessorFeatures1},
+    property::SyntheticProcessorFeatures,
 };
 
 /// CPUID overrides that a partition can have.
 pub(crate) const OVERRIDES: usize = 32;
+/// Single registers that the parent can intercept.
+pub(crate) const MSR_INTERCEPTS: usize = 8;
 /// MTRR registers, from `HvX64RegisterMsrMtrrCap` on.
 const MTRRS: usize = 0x7B - 0x0D;
 /// The most bits of a guest-physical address: what four levels of tables translate.
 const MAX_PHYSICAL_BITS: u8 = 48;
+
+/// A register whose accesses the parent answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MsrIntercept {
+    /// Its number.
+    pub msr: u32,
+    /// Reads, writes, or both.
+    pub access: InterceptAccessTypeMask,
+}
 
 /// See the module.
 pub(crate) struct Policy {
@@ -27,6 +39,8 @@ pub(crate) struct Policy {
     pub physical_bits: u8,
     /// Intercepts that the parent has installed, a bit for each type.
     pub intercepts: u32,
+    /// Registers whose accesses the parent answers, though the hypervisor could.
+    pub msrs: ArrayVec<MsrIntercept, MSR_INTERCEPTS>,
     /// CPUID leaves that the parent answers.
     pub cpuid: ArrayVec<CpuidOverride, OVERRIDES>,
     /// What happens at an MSR that is not implemented: #GP, or reading 0 and ignoring writes.
@@ -35,8 +49,8 @@ pub(crate) struct Policy {
     pub processors_per_socket: u32,
     /// How many virtual processors there are.
     pub vp_count: u32,
-    /// Synthetic features that the parent has asked for.
-    pub synthetic_features: u64,
+    /// Synthetic features that it has: all that there are, unless the parent has named some.
+    pub features: SyntheticProcessorFeatures,
     /// The memory type range registers, which have no effect: the parent's mappings decide.
     mtrrs: [u64; MTRRS],
 }
@@ -55,11 +69,12 @@ impl Policy {
             xsave: xstate::supported(machine),
             physical_bits: bits.clamp(36, MAX_PHYSICAL_BITS),
             intercepts: 0,
+            msrs: ArrayVec::new(),
             cpuid: ArrayVec::new(),
             ignore_unknown_msrs: false,
             processors_per_socket: 0,
             vp_count: 0,
-            synthetic_features: 0,
+            features: ASSIGNABLE,
             mtrrs,
         }
     }
@@ -67,6 +82,18 @@ impl Policy {
     /// Whether the parent wants to see these intercepts.
     pub fn intercepts(&self, kind: InterceptType) -> bool {
         kind.0 < 32 && self.intercepts & 1 << kind.0 != 0
+    }
+
+    /// Whether the parent answers this kind of access to a register.
+    pub fn intercepts_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
+        self.msrs.iter().any(|intercept| intercept.msr == msr && intercept.access.contains(access))
+    }
+
+    /// Has the parent answer these accesses to a register from now on, and no others. `false` if there are too many such
+    /// registers.
+    pub fn intercept_msr(&mut self, msr: u32, access: InterceptAccessTypeMask) -> bool {
+        self.msrs.retain(|intercept| intercept.msr != msr);
+        access.is_empty() || self.msrs.try_push(MsrIntercept { msr, access }).is_ok()
     }
 
     /// Whether the parent wants to know when level-triggered interrupts end. Every worker has an IO-APIC, so it does unless it

@@ -149,8 +149,10 @@ impl<M: Machine> RegisterAccess<'_, M> {
                 let msr = msr::STIMER0_CONFIG + name.0 - Name::STIMER0_CONFIG.0;
                 self.inner.timers.read(msr).ok_or(HvStatus::INVALID_PARAMETER)?
             }
-            Name::SVERSION => msr::SYNIC_VERSION_1,
-            _ => return Err(HvStatus::INVALID_PARAMETER),
+            name => {
+                let value = synic_msr(name).and_then(|msr| self.vp.synic.read(msr));
+                value.ok_or(HvStatus::INVALID_PARAMETER)?
+            }
         };
         Ok(value.into())
     }
@@ -249,11 +251,14 @@ impl<M: Machine> RegisterAccess<'_, M> {
             }
             name if (Name::STIMER0_CONFIG.0..=Name::STIMER3_COUNT.0).contains(&name.0) => {
                 let msr = msr::STIMER0_CONFIG + name.0 - Name::STIMER0_CONFIG.0;
-                let now = self.child.clock.read().reference_time(self.hv.machine.tsc());
-                let written = self.inner.timers.write(msr, value, now).ok_or(HvStatus::INVALID_PARAMETER)?;
-                written.map_err(|_| HvStatus::INVALID_REGISTER_VALUE)?;
+                let written = self.child.set_timer(self.hv, self.inner, msr, value);
+                written.ok_or(HvStatus::INVALID_PARAMETER)?.ok_or(HvStatus::INVALID_REGISTER_VALUE)?;
             }
-            _ => return Err(HvStatus::INVALID_PARAMETER),
+            name => {
+                let msr = synic_msr(name).ok_or(HvStatus::INVALID_PARAMETER)?;
+                let written = self.child.write_synic(self.hv, self.vp, msr, value);
+                written.ok_or(HvStatus::INVALID_PARAMETER)?.ok_or(HvStatus::INVALID_REGISTER_VALUE)?;
+            }
         }
         Ok(())
     }
@@ -357,6 +362,19 @@ fn can_hold(register: Reg, value: u64) -> bool {
         Reg::KernelGsBase | Reg::Lstar | Reg::Cstar => canonical,
         _ => true,
     }
+}
+
+/// The model-specific register of the SynIC that a name means.
+fn synic_msr(name: Name) -> Option<u32> {
+    Some(match name {
+        name if (Name::SINT0.0..=Name::SINT15.0).contains(&name.0) => msr::SINT0 + name.0 - Name::SINT0.0,
+        Name::SCONTROL => msr::SCONTROL,
+        Name::SVERSION => msr::SVERSION,
+        Name::SIEFP => msr::SIEFP,
+        Name::SIMP => msr::SIMP,
+        Name::EOM => msr::EOM,
+        _ => return None,
+    })
 }
 
 /// The index of an MTRR register in [`super::Policy`]'s list.

@@ -1,5 +1,7 @@
 //! Running a virtual processor: from the parent's `HvCallDispatchVp` until the parent is needed, for whatever reason.
 
+mod messages;
+
 use super::{
     Activity, Child, Inner, Stage, Vp, cpuid,
     intercept::{self, MemoryAccess, Reporter},
@@ -16,13 +18,13 @@ use crate::{
         Access, Event, Exit, Interrupts, IoExit, Machine, Mapping, Processor, Reg, TimerInterrupt, Vcpu, gpr,
     },
     parent::{ParentVp, Watched},
-    power_on,
-    time::Expiration,
-    xstate,
+    power_on, xstate,
 };
 use parterre_abi::{
     hypercall::{DispatchVpFlags, DispatchVpInput, DispatchVpOutput, VpDispatchEvent, VpDispatchState},
     message::{Message, MessageType},
+    msr,
+    registers::DeliverabilityNotificationsRegister,
     status::{HvResult, HvStatus},
 };
 
@@ -86,6 +88,7 @@ impl<M: Machine> ParentVp<M> {
             lp: self.lp.index,
             watched,
             timers_due: true,
+            messages_due: true,
             deadlines_changed: true,
         };
         let end = run.dispatched(input.flags, self, processor);
@@ -112,6 +115,8 @@ struct Run<'a, M: Machine> {
     watched: Watched,
     /// Timers have to be looked at.
     timers_due: bool,
+    /// Messages that wait may find their slots free.
+    messages_due: bool,
     /// The processor's timer has to be armed: a deadline may have changed since it was.
     deadlines_changed: bool,
 }
@@ -179,10 +184,11 @@ impl<M: Machine> Run<'_, M> {
             if self.timers_due || self.vp.schedule.take_timer() {
                 self.expire_timers();
             }
+            self.deliver_messages();
             self.take_startup();
             if self.inner.activity != Activity::WaitForStartup {
                 self.deliver_interrupts();
-                if let Some(end) = self.notify_deliverable() {
+                if let Some(end) = self.notify_deliverable().or_else(|| self.notify_free_slots()) {
                     return Some(end);
                 }
             }
@@ -282,7 +288,7 @@ impl<M: Machine> Run<'_, M> {
             incoming.take_ext_int();
             vector
         } else if let Some(vector) = self.pending_vector() {
-            self.inner.apic.acknowledge(incoming, vector, false);
+            self.inner.apic.acknowledge(incoming, vector, self.vp.synic.is_auto_eoi(vector));
             vector
         } else {
             return;
@@ -318,7 +324,8 @@ impl<M: Machine> Run<'_, M> {
         }
         const INTERRUPT: u32 = 0;
         const NMI: u32 = 2;
-        self.inner.notify_deliverable = super::vp::NO_NOTIFICATION;
+        let sints = DeliverabilityNotificationsRegister::new().with_sints(wanted.sints());
+        self.inner.notify_deliverable = sints.into();
         let message = self.reporter().deliverable(if nmi { NMI } else { INTERRUPT });
         Some(self.send(&message))
     }
@@ -332,24 +339,6 @@ impl<M: Machine> Run<'_, M> {
 
     fn now(&self) -> u64 {
         self.child.clock.read().effective(self.hv.machine.tsc())
-    }
-
-    fn expire_timers(&mut self) {
-        self.timers_due = false;
-        self.deadlines_changed = true;
-        let now = self.now();
-        let context = self.inner.context(self.vp, now);
-        if let Some(vector) = self.inner.apic.timer_expired(&context) {
-            self.vp.incoming.post_fixed(vector, false);
-        }
-        if self.inner.timers.deadline().is_some() {
-            let time = self.child.clock.read().reference_time(self.hv.machine.tsc());
-            for expiration in self.inner.timers.expire(time) {
-                if let Expiration::Direct { vector } = expiration {
-                    self.vp.incoming.post_fixed(vector, false);
-                }
-            }
-        }
     }
 
     /// When a timer of it is due next (TSC).
@@ -479,6 +468,9 @@ impl<M: Machine> Run<'_, M> {
 
     fn read_msr(&mut self, number: u32, length: Option<u8>) -> Option<End> {
         self.inner.counts.msrs += 1;
+        if (msr::STIMER0_CONFIG..=msr::STIMER3_COUNT).contains(&number) {
+            self.expire_timers();
+        }
         match self.child.read_msr(self.hv, self.vp, self.inner, number) {
             Outcome::Done(value) => {
                 let r = self.inner.vcpu.gprs_mut();
@@ -497,8 +489,9 @@ impl<M: Machine> Run<'_, M> {
         match self.child.write_msr(self.hv, self.vp, self.inner, number, value) {
             Outcome::Done(effect) => {
                 self.skip(length, Exiting::WriteMsr);
-                // TSC-deadline and synthetic timers tell no effect.
+                // TSC-deadline and synthetic timers tell no effect, nor does the SynIC.
                 self.timers_due = true;
+                self.messages_due = true;
                 return self.carry_out(effect);
             }
             Outcome::Fault => events::general_protection(&mut self.inner.vcpu),
@@ -522,26 +515,14 @@ impl<M: Machine> Run<'_, M> {
             Effect::SetCr8(cr8) => self.inner.vcpu.set(Reg::Cr8, u64::from(cr8)),
             Effect::SendIpi(ipi) => self.child.send_ipi(self.hv, Some(self.vp.index), ipi),
             Effect::EndOfInterrupt { vector: Some(vector), level: true } => {
+                self.messages_due = true;
                 if self.child.policy.read().reports_eoi() {
                     let message = self.reporter().end_of_interrupt(vector);
                     return Some(self.send(&message));
                 }
             }
-            Effect::EndOfInterrupt { .. } => {}
+            Effect::EndOfInterrupt { .. } => self.messages_due = true,
         }
-        None
-    }
-
-    fn hypercall(&mut self, length: Option<u8>) -> Option<End> {
-        self.inner.counts.hypercalls += 1;
-        // The instruction exists for protected-mode kernels that have said who they are (TLFS "Legal Hypercall Environments").
-        let vcpu = &self.inner.vcpu;
-        if !self.child.may_call() || vcpu.cpl() != 0 || vcpu.get(Reg::Cr0) & 1 == 0 {
-            events::invalid_opcode(&mut self.inner.vcpu);
-            return None;
-        }
-        self.skip(length, Exiting::Hypercall);
-        hypercall::from_child(self.child, &mut self.inner.vcpu);
         None
     }
 

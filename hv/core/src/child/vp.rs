@@ -1,7 +1,7 @@
 //! A virtual processor of a child: what others may touch at any time ([`Vp`]), and what belongs to whoever holds its lock
 //! ([`Inner`]): the processor that runs it, or a hypercall about it while it does not run.
 
-use super::{Child, VPS_PER_TABLE, VpPages, schedule::Schedule};
+use super::{Child, VPS_PER_TABLE, VpPages, VpSynic, schedule::Schedule};
 use crate::{
     apic::{self, Incoming, LocalApic},
     hypervisor::{Hypervisor, Presence},
@@ -74,18 +74,21 @@ pub(crate) struct Vp<M: Machine> {
     pub presence: Presence,
     /// The pages that it shares with the parent.
     pub pages: Mutex<VpPages>,
+    /// Its SynIC, which others post messages and signal events to while it runs.
+    pub synic: VpSynic,
     inner: Mutex<Inner<M>>,
 }
 
 impl<M: Machine> Vp<M> {
     /// A virtual processor that has not run.
-    pub fn new(index: u32, incoming: Incoming, inner: Inner<M>) -> Self {
+    pub fn new(index: u32, incoming: Incoming, synic: VpSynic, inner: Inner<M>) -> Self {
         Self {
             index,
             incoming,
             schedule: Schedule::default(),
             presence: Presence::default(),
             pages: Mutex::default(),
+            synic,
             inner: Mutex::new(inner),
         }
     }
@@ -145,7 +148,8 @@ pub(crate) struct Inner<M: Machine> {
     pub explicit_suspend: bool,
     /// `HvRegisterInterceptSuspend`: the parent is handling an intercept.
     pub intercept_suspend: bool,
-    /// What it tells the parent when an interrupt can be taken (`HvX64RegisterDeliverabilityNotifications`).
+    /// What it tells the parent when an interrupt can be taken or a message slot is free
+    /// (`HvRegisterDeliverabilityNotifications`).
     pub notify_deliverable: u64,
     /// Generation of the cached translations it ran with.
     pub translations_seen: u64,
@@ -221,8 +225,8 @@ pub(crate) struct Counts {
 pub(crate) fn end<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, vp: M::Page<Vp<M>>) {
     let (vp, frame) = hv.machine.take(vp);
     let inner = vp.inner.into_inner();
-    let _ =
-        child.with_space(hv, |space, tables| Ok(space.remove_overlay(tables, OverlayId::VpAssist(vp.index))));
+    let overlays = [OverlayId::VpAssist, OverlayId::Messages, OverlayId::EventFlags].map(|id| id(vp.index));
+    let _ = child.with_space(hv, |space, tables| Ok(overlays.map(|id| space.remove_overlay(tables, id))));
     let mut parent = hv.parent.space.write();
     let pages = vp.pages.into_inner().take_all();
     for page in pages.iter().flatten() {
@@ -231,7 +235,8 @@ pub(crate) fn end<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, vp: M::Page<
     drop(parent);
     child.with_tables(hv, |tables| {
         tables.give_frames(hv.machine.end_vcpu(inner.vcpu));
-        for page in pages.into_iter().flatten().chain([inner.assist]) {
+        let VpSynic { messages, events, .. } = vp.synic;
+        for page in pages.into_iter().flatten().chain([inner.assist, messages, events]) {
             let given = tables.give_visible(page);
             debug_assert!(given.is_ok(), "a page of a virtual processor is still shown");
         }

@@ -199,8 +199,8 @@ impl Rig {
             }
         }
         drop(parent);
-        // What lies under an overlay stays lent: two of a partition, one of each virtual processor.
-        let overlays: usize = self.hv.children().map(|child| 2 + child.vps().count()).sum();
+        // What lies under an overlay stays lent: two of a partition, three of each virtual processor.
+        let overlays: usize = self.hv.children().map(|child| 2 + 3 * child.vps().count()).sum();
         assert!(covered <= overlays as u64, "{covered} pages are lent and mapped nowhere");
         self.check_pool(PARENT_OWNER, &self.hv.parent.pool.lock());
     }

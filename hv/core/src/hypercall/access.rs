@@ -8,8 +8,7 @@ use parterre_abi::{
     types::VpIndex,
 };
 
-/// The intercepts that can be installed. Ports are all the parent's from the start; types 8, 0xD and 0xF concern calls that
-/// a child has no privilege for, so that installing them changes nothing yet.
+/// The intercepts that can be installed for a partition as a whole. Ports are all the parent's from the start.
 const KINDS: [InterceptType; 8] = [
     InterceptType::X64_IO_PORT,
     InterceptType::X64_IO_PORT_RANGE,
@@ -25,7 +24,15 @@ const KINDS: [InterceptType; 8] = [
 pub(super) fn install_intercept<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     let input: InstallInterceptInput = call.header()?;
     let child = hv.child(input.partition_id)?;
-    if !KINDS.contains(&input.intercept_type) || input.access_type.0 & !7 != 0 {
+    if input.access_type.0 & !7 != 0 {
+        return Err(HvStatus::INVALID_PARAMETER);
+    }
+    if input.intercept_type == InterceptType::X64_MSR_INDEX {
+        let msr = input.intercept_parameter.msr_index();
+        let installed = child.policy.write().intercept_msr(msr, input.access_type);
+        return installed.then_some(()).ok_or(HvStatus::NO_RESOURCES);
+    }
+    if !KINDS.contains(&input.intercept_type) {
         return Err(HvStatus::INVALID_PARAMETER);
     }
     let bit = 1 << input.intercept_type.0;

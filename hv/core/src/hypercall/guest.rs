@@ -1,5 +1,7 @@
 //! Hypercalls of children. They have few privileges: what they ask of others goes through the parent.
 
+mod connection;
+
 use super::{Call, Done, Memory};
 use crate::{
     child::Child,
@@ -7,7 +9,8 @@ use crate::{
     machine::{GpaFault, Machine, Vcpu, gpr},
 };
 use parterre_abi::{
-    hypercall::HypercallCode as Code,
+    cpuid::PrivilegeMask,
+    hypercall::{HypercallCode as Code, InterceptType},
     status::{HvResult, HvStatus},
 };
 
@@ -24,31 +27,61 @@ impl<M: Machine> Memory for ChildMemory<'_, M> {
     }
 }
 
-/// Answers a hypercall of a child, whose RIP is behind it already.
-pub(crate) fn from_child<M: Machine>(child: &Child<M>, vcpu: &mut M::Vcpu) {
+/// Who answers a call of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Answer {
+    /// The hypervisor did: the result is in the registers.
+    Done,
+    /// The parent does, which has asked for calls of this kind. Nothing has changed.
+    OfParent,
+}
+
+/// Answers a hypercall of a child. RIP is still at the instruction.
+pub(crate) fn from_child<M: Machine>(child: &Child<M>, vcpu: &mut M::Vcpu) -> Answer {
     let memory = ChildMemory(child);
     let long = Mode::of(vcpu) == Mode::Bits64;
     let call =
         if long { Call::from_registers(vcpu, &memory) } else { Call::from_register_pairs(vcpu, &memory) };
-    let output = Done::simple(call.and_then(|call| answer(&call))).output();
+    let done = match call.and_then(|call| answer(child, &call)) {
+        Ok(Some(done)) => done,
+        Ok(None) => return Answer::OfParent,
+        Err(status) => Done::simple(Err(status)),
+    };
+    let output = done.output();
     let r = vcpu.gprs_mut();
     if long {
         r[gpr::RAX] = output;
     } else {
         (r[gpr::RAX], r[gpr::RDX]) = (output & 0xFFFF_FFFF, output >> 32);
     }
+    Answer::Done
 }
 
-fn answer(call: &Call<'_>) -> HvResult<()> {
+/// `None`: the parent answers.
+fn answer<M: Machine>(child: &Child<M>, call: &Call<'_>) -> HvResult<Option<Done>> {
+    let simple = |()| Some(Done::simple(Ok(())));
     match call.code() {
         // A hint that the caller waits for another processor of its own. Running on is all that can be done about it here.
         Code::NOTIFY_LONG_SPIN_WAIT => {
             call.expect_simple()?;
-            call.header::<u64>().map(|_| ())
+            call.header::<u64>().map(|_| ()).map(simple)
         }
+        Code::POST_MESSAGE if !child.may(PrivilegeMask::POST_MESSAGES) => Err(HvStatus::ACCESS_DENIED),
+        Code::SIGNAL_EVENT if !child.may(PrivilegeMask::SIGNAL_EVENTS) => Err(HvStatus::ACCESS_DENIED),
+        Code::POST_MESSAGE => connection::post_message(child, call).map(|()| None),
+        Code::SIGNAL_EVENT => connection::signal_event(child, call).map(|()| None),
         code if is_privileged(code) => Err(HvStatus::ACCESS_DENIED),
+        Code::RETARGET_DEVICE_INTERRUPT if intercepts(child, RETARGET) => Ok(None),
+        _ if intercepts(child, InterceptType::HYPERCALL) => Ok(None),
         _ => Err(HvStatus::INVALID_HYPERCALL_CODE),
     }
+}
+
+const RETARGET: InterceptType = InterceptType::RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID;
+
+fn intercepts<M: Machine>(child: &Child<M>, kind: InterceptType) -> bool {
+    child.policy.read().intercepts(kind)
 }
 
 /// Calls that exist, but for which a child lacks the privilege.
@@ -93,6 +126,8 @@ fn is_privileged(code: Code) -> bool {
             | Code::REGISTER_INTERCEPT_RESULT
             | Code::ASSERT_VIRTUAL_INTERRUPT
             | Code::DISPATCH_VP
+            | Code::SIGNAL_EVENT_DIRECT
+            | Code::POST_MESSAGE_DIRECT
             | Code::GET_GPA_PAGES_ACCESS_STATES
             | Code::MAP_VP_STATE_PAGE
             | Code::UNMAP_VP_STATE_PAGE

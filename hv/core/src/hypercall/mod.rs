@@ -15,13 +15,14 @@ mod port;
 mod property;
 mod state_page;
 mod stats;
+mod synic;
 mod system;
 mod vp;
 
 pub use device_interrupt::DeviceInterrupt;
 pub(crate) use device_interrupt::DeviceInterrupts;
 pub(crate) use frame::{Call, Done, Memory};
-pub(crate) use guest::from_child;
+pub(crate) use guest::{Answer, from_child};
 pub use port::Port;
 pub(crate) use port::{Ports, ring};
 
@@ -105,6 +106,8 @@ fn answer_simple<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) -> 
         Code::REGISTER_INTERCEPT_RESULT => access::register_result(hv, call),
         Code::ASSERT_VIRTUAL_INTERRUPT => interrupt::assert(hv, call),
         Code::CLEAR_VIRTUAL_INTERRUPT => interrupt::clear(hv, call),
+        Code::SIGNAL_EVENT_DIRECT => synic::signal_event(hv, call),
+        Code::POST_MESSAGE_DIRECT => synic::post_message(hv, call),
         Code::UNMAP_DEVICE_INTERRUPT => device_interrupt::unmap(hv, call),
         Code::MAP_STATS_PAGE => stats::map(hv, call),
         Code::UNMAP_STATS_PAGE => stats::unmap(hv, call),

@@ -2,7 +2,7 @@
 
 use super::Call;
 use crate::{
-    child::{Child, Stage},
+    child::{ASSIGNABLE, Child, Stage},
     features,
     hypervisor::Hypervisor,
     machine::Machine,
@@ -18,16 +18,6 @@ use parterre_abi::{
     status::{HvResult, HvStatus},
 };
 use zerocopy::{FromZeros, IntoBytes};
-
-/// The synthetic features that a child can be given.
-const ASSIGNABLE: SyntheticProcessorFeatures = SyntheticProcessorFeatures::HYPERVISOR_PRESENT
-    .union(SyntheticProcessorFeatures::HV1)
-    .union(SyntheticProcessorFeatures::ACCESS_PARTITION_REFERENCE_COUNTER)
-    .union(SyntheticProcessorFeatures::ACCESS_INTR_CTRL_REGS)
-    .union(SyntheticProcessorFeatures::ACCESS_HYPERCALL_REGS)
-    .union(SyntheticProcessorFeatures::ACCESS_VP_INDEX)
-    .union(SyntheticProcessorFeatures::ACCESS_PARTITION_REFERENCE_TSC)
-    .union(SyntheticProcessorFeatures::ACCESS_FREQUENCY_REGS);
 
 /// Values of `UNIMPLEMENTED_MSR_ACTION`.
 const MSR_ACTION_FAULT: u64 = 0;
@@ -86,7 +76,7 @@ fn of_parent<M: Machine>(hv: &Hypervisor<M>, code: Code) -> HvResult<u64> {
 fn of_child<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, code: Code) -> HvResult<u64> {
     let policy = child.policy.read();
     Ok(match code {
-        Code::SYNTHETIC_PROC_FEATURES => policy.synthetic_features,
+        Code::SYNTHETIC_PROC_FEATURES => policy.features.0,
         Code::TIME_FREEZE => u64::from(child.clock.read().is_frozen()),
         Code::REFERENCE_TIME => child.clock.read().reference_time(hv.machine.tsc()),
         Code::PROCESSORS_PER_SOCKET => u64::from(policy.processors_per_socket),
@@ -111,7 +101,7 @@ pub(super) fn set<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) ->
         Code::SYNTHETIC_PROC_FEATURES => {
             child.expect(Stage::Created)?;
             // What cannot be given is left out; the parent reads back what was.
-            child.policy.write().synthetic_features = value & ASSIGNABLE.0;
+            child.set_features(SyntheticProcessorFeatures(value));
         }
         Code::TIME_FREEZE => match value {
             0 => child.thaw(hv),

@@ -3,7 +3,7 @@
 use super::{Call, Done};
 use crate::{
     apic::{Configuration, Incoming, LocalApic, Rates},
-    child::{Inner, RegisterAccess, Stage, Vp},
+    child::{Inner, RegisterAccess, Stage, Vp, VpSynic},
     hypervisor::Hypervisor,
     machine::{Machine, TableSource, Vcpu},
     memory::{AddressSpace, Visible},
@@ -38,31 +38,36 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if index >= crate::child::MAX_VPS || child.vp(index).is_ok() {
         return Err(HvStatus::INVALID_VP_INDEX);
     }
-    let needed = M::VCPU_FRAMES + 3;
-    let (frames, place) = child.with_tables(hv, |tables| {
+    let needed = M::VCPU_FRAMES + 5;
+    let (frames, pages) = child.with_tables(hv, |tables| {
         if tables.pool.available() < needed as u64 {
             return Err(HvStatus::INSUFFICIENT_MEMORY);
         }
         let frames = tables.take_frames(M::VCPU_FRAMES).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
-        let [place, assist, ..] = tables.take_frames(2).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
-        Ok((frames, place.zip(assist).ok_or(HvStatus::INSUFFICIENT_MEMORY)?))
+        let pages = tables.take_frames(4).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
+        let [Some(place), Some(assist), Some(messages), Some(events), ..] = pages else {
+            tables.give_frames(pages);
+            return Err(HvStatus::INSUFFICIENT_MEMORY);
+        };
+        Ok((frames, [place, assist, messages, events]))
     })?;
-    let (place, assist) = place;
     let mut frames = Some(frames);
     let make = |frames, space: &AddressSpace<M>| hv.machine.new_vcpu(frames, space.slat());
     let vcpu = child.read_space(|space| frames.take().map(|frames| make(frames, space))).flatten();
     let Some(vcpu) = vcpu else {
         child.with_tables(hv, |tables| {
             tables.give_frames(frames.unwrap_or_default());
-            [place, assist].into_iter().for_each(|frame| tables.give(frame));
+            pages.into_iter().for_each(|frame| tables.give(frame));
         });
         return Err(HvStatus::INVALID_PARTITION_STATE);
     };
+    let [place, assist, messages, events] = pages;
     let incoming = Incoming::new(index);
-    // Room for the overlay, so that the guest's own write of the register needs no memory.
-    let prepared = child.with_space(hv, |space, tables| Ok(space.prepare_overlays(tables, 1)));
+    // Room for the overlays, so that the guest's own writes of their registers need no memory.
+    let prepared = child.with_space(hv, |space, tables| Ok(space.prepare_overlays(tables, 3)));
     let inner = new_inner(hv, &child, index, vcpu, &incoming, Visible::new(assist));
-    let vp = hv.machine.emplace(place, Vp::new(index, incoming, inner));
+    let synic = VpSynic::new(Visible::new(messages), Visible::new(events));
+    let vp = hv.machine.emplace(place, Vp::new(index, incoming, synic, inner));
     if !matches!(prepared, Ok(Ok(()))) {
         crate::child::end_vp(hv, &child, vp);
         return Err(HvStatus::INSUFFICIENT_MEMORY);

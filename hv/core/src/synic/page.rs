@@ -88,6 +88,13 @@ impl Synic {
         Ok(self.vector(sint))
     }
 
+    /// Whether a message for source `sint` would find its slot empty. If not, the guest is asked to write EOM.
+    pub fn slot_is_free<P: SharedPage>(&self, page: &P, sint: u8) -> bool {
+        usize::from(sint) < SINT_COUNT
+            && self.takes_messages()
+            && is_empty(page, usize::from(sint) * MESSAGE_SIZE)
+    }
+
     /// Sets event flag `flag` of source `sint`.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ impl Synic {
         self.auto_eoi[usize::from(vector >> 6)] & 1 << (vector & 63) != 0
     }
 
+    /// Whether there is such a vector.
+    pub fn has_auto_eoi(&self) -> bool {
+        self.auto_eoi != [0; 4]
+    }
+
     /// Whether messages can be put into slots.
     pub fn takes_messages(&self) -> bool {
         self.control.enabled() && self.messages.enabled()

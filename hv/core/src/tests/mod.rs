@@ -14,6 +14,7 @@ mod play;
 mod samples;
 mod state;
 mod steps;
+mod synic;
 mod wakes;
 
 use crate::fake::{Cpu, Rig, Sizes};

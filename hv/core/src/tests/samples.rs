@@ -4,6 +4,7 @@ use super::{Rig, steps::*};
 use parterre_abi::{
     device_interrupt::{DeviceInterruptDescriptor, InterruptEntry},
     hypercall::*,
+    message::{Message, MessageType},
     property::{PartitionPropertyCode, SleepState, SystemPropertyCode},
     registers::{RegisterAssoc, RegisterName},
     stats::StatsObjectType,
@@ -96,6 +97,7 @@ pub(super) fn all(rig: &mut Rig, id: PartitionId) -> Vec<Sample> {
     samples.extend(about_processors(rig, id));
     samples.extend(about_the_machine(id));
     samples.extend(about_interrupts(id));
+    samples.extend(about_the_synic(rig, id));
     samples
 }
 
@@ -238,6 +240,23 @@ fn about_interrupts(id: PartitionId) -> Vec<Sample> {
             Own,
             &DeletePortInput { port_partition_id: PartitionId::SELF, port_id: 9, reserved: 0 },
         ),
+    ]
+}
+
+fn about_the_synic(rig: &mut Rig, id: PartitionId) -> Vec<Sample> {
+    use HypercallCode as C;
+    use Whose::Child;
+    rig.enable_synic_of(id, 0);
+    let signal: SignalEventDirectInput =
+        with(|i: &mut SignalEventDirectInput| (i.target_partition, i.target_sint) = (id, 2));
+    let message = Message::new(MessageType(1), 7, b"hello").expect("it fits");
+    let post: PostMessageDirectInput = with(|i: &mut PostMessageDirectInput| {
+        (i.partition_id, i.sint_index) = (id, 2);
+        i.message = zerocopy::transmute!(message);
+    });
+    vec![
+        Sample::new(C::SIGNAL_EVENT_DIRECT, Child, &signal).vp().output(8),
+        Sample::new(C::POST_MESSAGE_DIRECT, Child, &post).vp(),
     ]
 }
 

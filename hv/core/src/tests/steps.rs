@@ -261,6 +261,17 @@ impl Rig {
         assert_eq!(self.cpu().set(id, vp, RegisterName::EXPLICIT_SUSPEND, 0u64), Ok(()));
     }
 
+    /// Sets up a virtual processor's SynIC as its kernel would: messages at GPA page 0x30, event flags at 0x31, source 2 with
+    /// vector 0x52, the timers' source 4 with vector 0x54.
+    pub(super) fn enable_synic_of(&mut self, id: PartitionId, vp: u32) {
+        use RegisterName as N;
+        for (name, value) in
+            [(N::SIMP, 0x30001u64), (N::SIEFP, 0x31001), (N::SINT2, 0x52), (N::SINT4, 0x54), (N::SCONTROL, 1)]
+        {
+            assert_eq!(self.cpu().set(id, vp, name, value), Ok(()));
+        }
+    }
+
     /// Gives a child fresh pages of memory from GPA page `page` on; says which.
     pub(super) fn give_memory(&mut self, id: PartitionId, page: u64, count: usize) -> Vec<u64> {
         let frames = self.pages(count);

@@ -212,7 +212,7 @@ fn a_timer_that_fires_while_its_processor_runs_is_taken_at_once() {
 fn every_signal_comes_exactly_once_however_many_there_are() {
     let mut rig = Rig::new();
     let count = 150;
-    let id = rig.guest_with(1500);
+    let id = rig.guest_with(1800);
     for vp in 0..count {
         rig.vp(id, vp);
         assert_eq!(rig.cpu().dispatch(id, vp), SUSPENDED);

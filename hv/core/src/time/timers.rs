@@ -100,6 +100,11 @@ impl SyntheticTimers {
         expirations.collect()
     }
 
+    /// Whether a message has not been delivered yet.
+    pub fn has_undelivered(&self) -> bool {
+        self.timers.iter().any(|timer| timer.undelivered.is_some())
+    }
+
     /// The messages that have not been delivered yet, for another try after the guest made room (EOM, EOI).
     pub fn undelivered(&self) -> ArrayVec<Expiration, STIMER_COUNT> {
         let messages = self.timers.iter().enumerate().filter_map(|(index, timer)| {
