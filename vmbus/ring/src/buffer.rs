@@ -2,6 +2,7 @@
 
 use vm_memory::VolatileSlice;
 
+use crate::packet::take_range;
 use crate::{AccessError, Memory, PAGE_SIZE};
 
 /// A contiguous piece of guest physical memory.
@@ -28,6 +29,20 @@ pub struct Buffer {
 pub struct Gpadl {
     /// The ranges.
     pub ranges: Vec<Buffer>,
+}
+
+impl Gpadl {
+    /// The ranges as they stand in a message; `None` if they are malformed or more than there are bytes for.
+    pub fn parse(mut bytes: &[u8], range_count: u16) -> Option<Gpadl> {
+        let mut ranges = Vec::new();
+        for _ in 0..range_count {
+            // Each round consumes at least 8 bytes or fails.
+            let mut range = Buffer::default();
+            bytes = take_range(bytes, &mut range)?;
+            ranges.push(range);
+        }
+        Some(Gpadl { ranges })
+    }
 }
 
 impl Buffer {

@@ -18,8 +18,6 @@ pub struct Offer {
     pub mmio_megabytes: u16,
     /// The device's own bytes in the offer.
     pub user_defined: [u8; USER_DEFINED_BYTES],
-    /// Signals of the guest may be gathered by the hypervisor's monitor page, which costs latency and saves exits.
-    pub monitored: bool,
 }
 
 impl Offer {
@@ -27,7 +25,7 @@ impl Offer {
     pub fn new(interface: Guid, instance: Guid) -> Offer {
         let user_defined = [0; USER_DEFINED_BYTES];
         let flags = OfferFlags::ENUMERATE_DEVICE_INTERFACE;
-        Offer { interface, instance, flags, mmio_megabytes: 0, user_defined, monitored: false }
+        Offer { interface, instance, flags, mmio_megabytes: 0, user_defined }
     }
 
     /// A pipe (integration components, hv_sock): `mode` is `PIPE_TYPE_MESSAGE` or `PIPE_TYPE_BYTE` of

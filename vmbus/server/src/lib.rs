@@ -15,6 +15,7 @@ mod device;
 mod error;
 pub mod pump;
 mod queue;
+pub mod state;
 pub mod testing;
 mod wait;
 
