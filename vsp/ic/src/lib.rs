@@ -12,7 +12,7 @@
 //! They all speak alike over a VMBus channel: the parent opens with a list of versions ([`negotiate`]), the guest takes
 //! one or none, then the parent sends requests and the guest answers each. [`session::Session`] is what they have in
 //! common, a [`session::Protocol`] what is a service's own. Neither does I/O: packets and times go in, packets and the
-//! next deadline come out. `device` puts a session on a VMBus channel.
+//! next deadline come out. [`device`] puts a session on a VMBus channel.
 //!
 //! What the guest sends is data. A packet that is no message ends the channel ([`session::Violation`]); an answer that
 //! was not asked for is dropped; a guest that does not answer costs the one who waits a time-out, and nobody else anything.
@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod copy;
+pub mod device;
 pub mod heartbeat;
 pub mod kvp;
 pub mod negotiate;
@@ -34,6 +35,7 @@ pub mod timesync;
 pub mod vss;
 pub mod wire;
 
+pub use device::Component;
 pub use reply::{Failure, Reply};
 pub use service::Service;
 pub use session::{Link, Protocol, Session};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use uuid::{Uuid, uuid};
+use parterre_vmbus_server::Guid;
 
 use crate::wire::{MessageType, Version};
 
@@ -53,26 +53,26 @@ impl Service {
     }
 
     /// The identity of the kind of channel.
-    pub const fn class(self) -> Uuid {
+    pub const fn class(self) -> Guid {
         match self {
-            Service::Heartbeat => uuid!("57164f39-9115-4e78-ab55-382f3bd5422d"),
-            Service::TimeSync => uuid!("9527e630-d0ae-497b-adce-e80ab0175caf"),
-            Service::Shutdown => uuid!("0e0b6031-5213-4934-818b-38d90ced39db"),
-            Service::KeyValue => uuid!("a9a0f4e7-5a45-4d96-b827-8a841e8c03e6"),
-            Service::Backup => uuid!("35fa2e29-ea23-4236-96ae-3a6ebacba440"),
-            Service::FileCopy => uuid!("34d14be3-dee4-41c8-9ae7-6b174977c192"),
+            Service::Heartbeat => Guid::from_u128(0x57164f39_9115_4e78_ab55_382f3bd5422d),
+            Service::TimeSync => Guid::from_u128(0x9527e630_d0ae_497b_adce_e80ab0175caf),
+            Service::Shutdown => Guid::from_u128(0x0e0b6031_5213_4934_818b_38d90ced39db),
+            Service::KeyValue => Guid::from_u128(0xa9a0f4e7_5a45_4d96_b827_8a841e8c03e6),
+            Service::Backup => Guid::from_u128(0x35fa2e29_ea23_4236_96ae_3a6ebacba440),
+            Service::FileCopy => Guid::from_u128(0x34d14be3_dee4_41c8_9ae7_6b174977c192),
         }
     }
 
     /// The identity of the channel.
-    pub const fn instance(self) -> Uuid {
+    pub const fn instance(self) -> Guid {
         match self {
-            Service::Heartbeat => uuid!("fd149e91-82e0-4a7d-afa6-2a4166cbd7c0"),
-            Service::TimeSync => uuid!("2dd1ce17-079e-403c-b352-a1921ee207ee"),
-            Service::Shutdown => uuid!("b6650ff7-33bc-4840-8048-e0676786f393"),
-            Service::KeyValue => uuid!("242ff919-07db-4180-9c2e-b86cb68c8c55"),
-            Service::Backup => uuid!("2450ee40-33bf-4fbd-892e-9fb06e9214cf"),
-            Service::FileCopy => uuid!("eb765408-105f-49b6-b4aa-c123b64d17d4"),
+            Service::Heartbeat => Guid::from_u128(0xfd149e91_82e0_4a7d_afa6_2a4166cbd7c0),
+            Service::TimeSync => Guid::from_u128(0x2dd1ce17_079e_403c_b352_a1921ee207ee),
+            Service::Shutdown => Guid::from_u128(0xb6650ff7_33bc_4840_8048_e0676786f393),
+            Service::KeyValue => Guid::from_u128(0x242ff919_07db_4180_9c2e_b86cb68c8c55),
+            Service::Backup => Guid::from_u128(0x2450ee40_33bf_4fbd_892e_9fb06e9214cf),
+            Service::FileCopy => Guid::from_u128(0xeb765408_105f_49b6_b4aa_c123b64d17d4),
         }
     }
 
