@@ -31,6 +31,10 @@ const SYNTHETIC_FEATURES: SyntheticProcessorFeatures = SyntheticProcessorFeature
     .union(SyntheticProcessorFeatures::DIRECT_SYNTHETIC_TIMERS)
     .union(SyntheticProcessorFeatures::TB_FLUSH_HYPERCALLS)
     .union(SyntheticProcessorFeatures::SYNTHETIC_CLUSTER_IPI)
+    .union(SyntheticProcessorFeatures::SIGNAL_EVENTS)
+    .union(SyntheticProcessorFeatures::EXTENDED_PROCESSOR_MASKS)
+    .union(SyntheticProcessorFeatures::NOTIFY_LONG_SPIN_WAIT)
+    .union(SyntheticProcessorFeatures::ACCESS_VP_RUN_TIME_REG)
     .union(SyntheticProcessorFeatures::ACCESS_VP_REGS);
 
 const fn bits(positions: &[u32]) -> u64 {

@@ -8,13 +8,23 @@ use std::sync::{Arc, Mutex};
 
 use crate::registers::{ArchState, Register, Segments};
 use crate::{
-    Access, Error, Exception, Intercept, InterruptRequest, Partition, Result, Translation, VirtualProcessor,
+    Access, Error, Exception, Intercept, InterruptRequest, Partition, Posted, Result, Translation,
+    VirtualProcessor,
 };
 
 /// Records the interrupts that devices assert.
 #[derive(Clone, Default)]
 pub struct FakePartition {
     interrupts: Arc<Mutex<Vec<InterruptRequest>>>,
+    synic: Arc<Mutex<FakeSynic>>,
+}
+
+/// The SynIC of a [`FakePartition`]: one slot for messages.
+#[derive(Default)]
+struct FakeSynic {
+    slot: Option<Vec<u8>>,
+    events: Vec<(u32, u8, u16)>,
+    notify: u16,
 }
 
 impl FakePartition {
@@ -24,7 +34,47 @@ impl FakePartition {
     }
 }
 
+impl FakePartition {
+    fn synic(&self) -> std::sync::MutexGuard<'_, FakeSynic> {
+        self.synic.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Empties the message slot, as the guest does.
+    pub fn take_message(&self) -> Option<Vec<u8>> {
+        self.synic().slot.take()
+    }
+
+    /// The SINTs for which a free slot is to be reported; they are forgotten.
+    pub fn take_notify(&self) -> u16 {
+        std::mem::take(&mut self.synic().notify)
+    }
+
+    /// The events signalled since the last call: VP, SINT, flag.
+    pub fn take_events(&self) -> Vec<(u32, u8, u16)> {
+        std::mem::take(&mut self.synic().events)
+    }
+}
+
 impl Partition for FakePartition {
+    fn post_message(&self, _vp: u32, _sint: u8, _kind: u32, payload: &[u8]) -> Result<Posted> {
+        let mut synic = self.synic();
+        if synic.slot.is_some() {
+            return Ok(Posted::Full);
+        }
+        synic.slot = Some(payload.to_vec());
+        Ok(Posted::Done)
+    }
+
+    fn signal_event(&self, vp: u32, sint: u8, flag: u16) -> Result<()> {
+        self.synic().events.push((vp, sint, flag));
+        Ok(())
+    }
+
+    fn notify_deliverable(&self, _vp: u32, sints: u16) -> Result<()> {
+        self.synic().notify |= sints;
+        Ok(())
+    }
+
     fn assert_interrupt(&self, request: &InterruptRequest) -> Result<()> {
         if let Ok(mut list) = self.interrupts.lock() {
             list.push(*request);

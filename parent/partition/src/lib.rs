@@ -9,6 +9,7 @@
 mod create;
 mod error;
 pub mod fake;
+pub mod hypercall;
 pub mod memory;
 pub mod message;
 mod mshv;
@@ -19,8 +20,10 @@ mod vp;
 
 pub use create::{Hypervisor, PartitionConfig};
 pub use error::{Error, Result};
+pub use hypercall::Hypercall;
 pub use message::Intercept;
 pub use mshv::MshvPartition;
+pub use parterre_abi::status::HvStatus;
 pub use vp::MshvVp;
 
 use registers::{ArchState, Register, Segments};
@@ -61,6 +64,27 @@ pub struct InterruptRequest {
 pub trait Partition: Send + Sync {
     /// Asserts an interrupt at the local APICs.
     fn assert_interrupt(&self, request: &InterruptRequest) -> Result<()>;
+
+    /// Puts a message in the slot of a SINT: `kind` is the `HV_MESSAGE_TYPE`, the payload has at most 240 bytes.
+    fn post_message(&self, vp: u32, sint: u8, kind: u32, payload: &[u8]) -> Result<Posted>;
+
+    /// Sets an event flag (0 to 2047) of a SINT; the guest is interrupted unless it was set already. A guest that does not
+    /// listen misses it.
+    fn signal_event(&self, vp: u32, sint: u8, flag: u16) -> Result<()>;
+
+    /// Has a VP report [`Intercept::SintDeliverable`] when one of these SINTs (bit N: SINT N) has a free slot.
+    fn notify_deliverable(&self, vp: u32, sints: u16) -> Result<()>;
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    /// It is in the slot.
+    Done,
+    /// The slot is full.
+    Full,
+    /// The guest has not switched its SynIC on: nobody listens.
+    NobodyListens,
 }
 
 /// What an access is for, when a guest virtual address is translated.

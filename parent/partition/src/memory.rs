@@ -4,9 +4,15 @@
 //! that the parent kernel can give it huge pages and the hypervisor can map those as large SLAT entries.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory;
+use vm_memory::{
+    GuestAddress, GuestMemoryRegion, GuestMemoryRegionBytes, GuestRegionCollection, GuestRegionMmap,
+    GuestUsize, MemoryRegionAddress, MmapRegion, VolatileSlice,
+};
 
 use crate::{Error, Result};
 
@@ -63,8 +69,8 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this block's own. The regions that point to it are dropped with the same owner and
-        // are never handed out except by reference.
+        // SAFETY: the mapping is this block's own. The region that points to it lives in the same struct and has been
+        // dropped before.
         let _ = unsafe { munmap(self.address.as_ptr().cast(), self.len) };
     }
 }
@@ -88,11 +94,66 @@ pub fn layout(size: u64) -> Vec<RamRange> {
     ranges
 }
 
+/// One range of RAM with the memory behind it.
+pub struct RamRegion {
+    // Declared first: it points into the block and must go before it.
+    region: GuestRegionMmap<()>,
+    block: Block,
+}
+
+impl RamRegion {
+    fn new(range: RamRange, size: u64) -> Result<RamRegion> {
+        let memory_error = |source| Error::Memory { bytes: size, source };
+        let block = Block::new(range.len as usize).map_err(memory_error)?;
+        // SAFETY: the block is a private mapping of exactly this length and protection; it outlives the region because
+        // both live in this struct, which hands neither out, the region dropping first.
+        let region = unsafe {
+            MmapRegion::build_raw(
+                block.address.as_ptr(),
+                block.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            )
+        }
+        .map_err(|e| memory_error(std::io::Error::other(e.to_string())))?;
+        let region = GuestRegionMmap::new(region, GuestAddress(range.gpa)).ok_or(Error::MemorySize(size))?;
+        Ok(RamRegion { region, block })
+    }
+}
+
+impl GuestMemoryRegion for RamRegion {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.region.len()
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.region.start_addr()
+    }
+
+    fn bitmap(&self) -> BS<'_, ()> {
+        self.region.bitmap()
+    }
+
+    fn get_slice(
+        &self,
+        offset: MemoryRegionAddress,
+        count: usize,
+    ) -> guest_memory::Result<VolatileSlice<'_, BS<'_, ()>>> {
+        self.region.get_slice(offset, count)
+    }
+}
+
+impl GuestMemoryRegionBytes for RamRegion {}
+
+/// The memory as vm-memory and the loaders want it. A clone is cheap, and keeps the memory mapped for as long as it lives.
+pub type Regions = GuestRegionCollection<RamRegion>;
+
 /// The RAM of one partition.
 pub struct GuestMemory {
-    // Declared first: the regions point into the blocks and must go before them.
-    regions: GuestMemoryMmap<()>,
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<RamRegion>>,
+    regions: Regions,
     ranges: Vec<RamRange>,
 }
 
@@ -102,34 +163,17 @@ impl GuestMemory {
         if size < MIN_MEMORY || !size.is_multiple_of(LARGE_PAGE) || size > 1 << 46 {
             return Err(Error::MemorySize(size));
         }
-        let memory_error = |source| Error::Memory { bytes: size, source };
         let ranges = layout(size);
         let mut blocks = Vec::new();
-        let mut regions = Vec::new();
         for range in &ranges {
-            let block = Block::new(range.len as usize).map_err(memory_error)?;
-            // SAFETY: the block is a private mapping of exactly this length and protection; it outlives the region
-            // because both live in this struct, the region dropping first.
-            let region = unsafe {
-                MmapRegion::build_raw(
-                    block.address.as_ptr(),
-                    block.len,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                )
-            }
-            .map_err(|e| memory_error(std::io::Error::other(e.to_string())))?;
-            let region =
-                GuestRegionMmap::new(region, GuestAddress(range.gpa)).ok_or(Error::MemorySize(size))?;
-            regions.push(region);
-            blocks.push(block);
+            blocks.push(Arc::new(RamRegion::new(*range, size)?));
         }
-        let regions = GuestMemoryMmap::from_regions(regions).map_err(|_| Error::MemorySize(size))?;
-        Ok(GuestMemory { regions, blocks, ranges })
+        let regions = Regions::from_arc_regions(blocks.clone()).map_err(|_| Error::MemorySize(size))?;
+        Ok(GuestMemory { blocks, regions, ranges })
     }
 
     /// The memory as vm-memory and the loaders want it.
-    pub fn regions(&self) -> &GuestMemoryMmap<()> {
+    pub fn regions(&self) -> &Regions {
         &self.regions
     }
 
@@ -140,13 +184,17 @@ impl GuestMemory {
 
     /// Each range with the host virtual address of its memory, for the kernel driver.
     pub(crate) fn host_ranges(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
-        self.ranges.iter().zip(&self.blocks).map(|(range, block)| (*range, block.address.as_ptr() as u64))
+        self.ranges
+            .iter()
+            .zip(&self.blocks)
+            .map(|(range, block)| (*range, block.block.address.as_ptr() as u64))
     }
 
     /// Gives all pages back to the host; the guest sees zeroes afterwards, as after power-on.
     pub fn discard(&self) -> Result<()> {
-        for block in &self.blocks {
-            block
+        for region in &self.blocks {
+            region
+                .block
                 .advise(Advice::LinuxDontNeed)
                 .map_err(|e| Error::System { what: "cannot clear guest memory", source: e.into() })?;
         }
@@ -173,6 +221,15 @@ mod tests {
         for size in [0, 4096, MIN_MEMORY - LARGE_PAGE, MIN_MEMORY + 4096, 1 << 60] {
             assert!(matches!(GuestMemory::new(size), Err(Error::MemorySize(s)) if s == size));
         }
+    }
+
+    #[test]
+    fn a_clone_of_the_regions_outlives_the_memory() {
+        let memory = GuestMemory::new(MIN_MEMORY).unwrap();
+        let regions = memory.regions().clone();
+        drop(memory);
+        regions.write_obj(7u64, GuestAddress(0x1000)).unwrap();
+        assert_eq!(regions.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 7);
     }
 
     #[test]

@@ -6,9 +6,11 @@
 use parterre_abi::message::{
     ApicEoiMessage, CpuidInterceptMessage, InterceptAccessType, InterceptMessageHeader,
     IoPortInterceptMessage, MemoryInterceptMessage, Message, MessageType, MsrInterceptMessage,
+    SintDeliverableMessage,
 };
 use zerocopy::FromBytes;
 
+use crate::hypercall::Hypercall;
 use crate::registers::Segment;
 use crate::{Error, Result};
 
@@ -166,6 +168,15 @@ pub enum Intercept {
         /// EAX, EBX, ECX, EDX that the hypervisor would answer.
         default: [u32; 4],
     },
+    /// A hypercall that the hypervisor leaves to the worker.
+    Hypercall(Hypercall),
+    /// Message slots that were full are free again.
+    SintDeliverable {
+        /// VP index.
+        vp: u32,
+        /// Bit N: SINT N.
+        sints: u16,
+    },
     /// Any other message.
     Other {
         /// `HV_MESSAGE_TYPE`.
@@ -202,6 +213,8 @@ impl Intercept {
             }
             MessageType::X64_MSR_INTERCEPT => decode_msr(payload(message)?),
             MessageType::X64_CPUID_INTERCEPT => decode_cpuid(payload(message)?),
+            MessageType::HYPERCALL_INTERCEPT => Intercept::Hypercall(Hypercall::decode(&payload(message)?)),
+            MessageType::SYNIC_SINT_DELIVERABLE => decode_sint(payload(message)?),
             MessageType(kind) => Intercept::Other { kind },
         })
     }
@@ -275,6 +288,10 @@ fn decode_msr(message: MsrInterceptMessage) -> Intercept {
     let write = message.header.intercept_access_type == InterceptAccessType::WRITE;
     let value = message.rdx << 32 | message.rax & 0xFFFF_FFFF;
     Intercept::Msr { context: message.header.into(), msr: message.msr_number, write: write.then_some(value) }
+}
+
+fn decode_sint(message: SintDeliverableMessage) -> Intercept {
+    Intercept::SintDeliverable { vp: message.header.vp_index.0, sints: message.deliverable_sints }
 }
 
 fn decode_cpuid(message: CpuidInterceptMessage) -> Intercept {

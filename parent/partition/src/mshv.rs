@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use mshv_bindings::{MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE, mshv_user_mem_region};
-use mshv_ioctls::{InterruptRequest as MshvInterrupt, VmFd};
+use mshv_bindings::{
+    HV_INTERCEPT_ACCESS_MASK_EXECUTE, MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE,
+    mshv_install_intercept, mshv_user_mem_region,
+};
+use mshv_ioctls::{InterruptRequest as MshvInterrupt, MshvError, VmFd};
+use parterre_abi::hypercall::InterceptType;
+use parterre_abi::message::{MESSAGE_PAYLOAD_SIZE, MESSAGE_SIZE};
+use parterre_abi::status::HvStatus;
 
 use crate::memory::GuestMemory;
-use crate::{DeliveryMode, Error, InterruptRequest, MshvVp, Partition, Result};
+use crate::{DeliveryMode, Error, InterruptRequest, MshvVp, Partition, Posted, Result};
 
 const PAGE_SHIFT: u32 = 12;
 
@@ -34,6 +40,13 @@ impl MshvPartition {
                 range.gpa
             )))?;
         }
+        // Messages and events of the guest's come as intercepts: the worker is the other end of all of them.
+        vm.install_intercept(mshv_install_intercept {
+            access_type_mask: HV_INTERCEPT_ACCESS_MASK_EXECUTE,
+            intercept_type: InterceptType::UNKNOWN_SYNIC_CONNECTION.0,
+            ..Default::default()
+        })
+        .map_err(Error::call("cannot intercept the messages and events of the guest"))?;
         Ok(MshvPartition { vm, memory })
     }
 
@@ -65,6 +78,49 @@ impl Partition for MshvPartition {
         self.vm
             .request_virtual_interrupt(&interrupt)
             .map_err(Error::call(format!("cannot assert interrupt {request:?}")))
+    }
+
+    fn post_message(&self, vp: u32, sint: u8, kind: u32, payload: &[u8]) -> Result<Posted> {
+        let payload = &payload[..payload.len().min(MESSAGE_PAYLOAD_SIZE)];
+        let mut message = [0; MESSAGE_SIZE];
+        message[..4].copy_from_slice(&kind.to_ne_bytes());
+        message[4] = payload.len() as u8;
+        message[MESSAGE_SIZE - MESSAGE_PAYLOAD_SIZE..][..payload.len()].copy_from_slice(payload);
+        match self.vm.post_message_direct(vp, sint, &message) {
+            Ok(()) => Ok(Posted::Done),
+            Err(error) => match status_of(&error) {
+                Some(HvStatus::OBJECT_IN_USE) => Ok(Posted::Full),
+                Some(HvStatus::INVALID_SYNIC_STATE) => Ok(Posted::NobodyListens),
+                _ => {
+                    Err(Error::call(format!("cannot post a message to SINT {sint} of processor {vp}"))(error))
+                }
+            },
+        }
+    }
+
+    fn signal_event(&self, vp: u32, sint: u8, flag: u16) -> Result<()> {
+        match self.vm.signal_event_direct(vp, sint, flag) {
+            Ok(_) => Ok(()),
+            Err(error) if status_of(&error) == Some(HvStatus::INVALID_SYNIC_STATE) => Ok(()),
+            Err(error) => Err(Error::call(format!(
+                "cannot signal event {flag} at SINT {sint} of processor {vp}"
+            ))(error)),
+        }
+    }
+
+    fn notify_deliverable(&self, vp: u32, sints: u16) -> Result<()> {
+        // The SINTs are the high 16 bits of the register.
+        self.vm
+            .register_deliverabilty_notifications(vp, u64::from(sints) << 48)
+            .map_err(Error::call(format!("cannot wait for a free message slot of processor {vp}")))
+    }
+}
+
+/// The hypervisor's own answer in an error of a call.
+fn status_of(error: &MshvError) -> Option<HvStatus> {
+    match error {
+        MshvError::Hypercall { status_raw, .. } => Some(HvStatus(*status_raw)),
+        _ => None,
     }
 }
 
