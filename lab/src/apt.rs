@@ -118,6 +118,16 @@ impl Suite {
         Ok(this)
     }
 
+    /// The suite's name in the archive.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that names the suite's archive for apt.
+    pub fn sources(&self) -> PathBuf {
+        self.home.join("lab.sources")
+    }
+
     fn write_configuration(&self, distribution: &Distribution) -> Result<()> {
         for dir in ["none", "state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(self.home.join(dir))?;

@@ -71,6 +71,9 @@ pub struct TestArgs {
     /// Only name the tests.
     #[arg(long)]
     pub list: bool,
+    /// Run the tests that take long, too: load for minutes, a thousand virtual machines one after the other.
+    #[arg(long)]
+    pub long: bool,
     /// Leave out the tests on this machine (cargo test).
     #[arg(long)]
     pub no_host: bool,
@@ -195,6 +198,10 @@ pub struct ParentArgs {
     /// A guest initramfs; the parent has it as /lab/guest-initrd. `lab` is the lab's own.
     #[arg(long, value_name = "FILE")]
     pub guest_initrd: Option<String>,
+    /// A whole Debian system as guest: oldest, stable or newest. The parent has its kernel and initramfs as /lab/guest-kernel
+    /// and /lab/guest-initrd, its disk as /dev/disk/by-id/virtio-lab-scratch0 and the key to its ssh as /lab/guest-key.
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["guest_kernel", "guest_initrd"])]
+    pub guest_system: Option<String>,
     /// Put the test kernels (lab/tmk) at /lab/tmk; `vmwp --kernel /lab/tmk/cpuid` runs one.
     #[arg(long)]
     pub test_kernels: bool,

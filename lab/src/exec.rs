@@ -28,8 +28,13 @@ mod status {
 /// # Errors
 /// When the box cannot be made or does not come up.
 pub fn run(exec: &Exec) -> Result<ExitCode> {
-    let spec = exec.machine.spec()?;
-    let wish = exec.parent.wish()?;
+    let mut spec = exec.machine.spec()?;
+    let mut wish = exec.parent.wish()?;
+    if let Some(release) = &exec.parent.guest_system {
+        let system = guest::system(release)?;
+        wish.extras.files.extend(system.files());
+        spec.scratch.push(system.disk);
+    }
     let mut session = Session::start(&spec, &wish, Duration::from_secs(exec.boot_timeout))?;
     let limit = Duration::from_secs(exec.timeout);
     let outcome = session.run(&command(&exec.argv), limit, Input::Empty, &mut |stream, data| {

@@ -16,7 +16,7 @@ enum Sign {
 }
 
 /// Package, and what it is needed for.
-const NEEDED: [(&str, Sign); 14] = [
+const NEEDED: [(&str, Sign); 16] = [
     ("gcc", Sign::Program("gcc")),
     ("libc6-dev", Sign::File("/usr/include/stdlib.h")),
     ("binutils", Sign::Program("strip")),
@@ -29,6 +29,8 @@ const NEEDED: [(&str, Sign); 14] = [
     ("zstd", Sign::Program("zstd")),
     ("xz-utils", Sign::Program("xz")),
     ("cpio", Sign::Program("cpio")),
+    ("mmdebstrap", Sign::Program("mmdebstrap")),
+    ("e2fsprogs", Sign::File("/usr/sbin/mke2fs")),
     ("kmod", Sign::File("/usr/sbin/depmod")),
     ("util-linux", Sign::Program("setpriv")),
 ];
@@ -72,6 +74,6 @@ pub fn ensure(only_name: bool) -> Result<()> {
 }
 
 /// `env` for root, `sudo` for everybody else.
-fn as_root() -> Command {
+pub fn as_root() -> Command {
     Command::new(if rustix::process::geteuid().is_root() { "env" } else { "sudo" })
 }

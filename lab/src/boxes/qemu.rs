@@ -207,9 +207,15 @@ impl Arguments {
     }
 
     fn devices(&mut self, spec: &BoxSpec) {
-        for (n, disk) in spec.disks.iter().enumerate() {
-            self.pair("-drive", &format!("if=none,id=disk{n},format=raw,file={}", comma(disk)));
-            self.pair("-device", &format!("virtio-blk-pci,drive=disk{n},serial=lab-disk{n}"));
+        for (name, disks, snapshot) in [("disk", &spec.disks, "off"), ("scratch", &spec.scratch, "on")] {
+            for (n, disk) in disks.iter().enumerate() {
+                let file = comma(disk);
+                self.pair(
+                    "-drive",
+                    &format!("if=none,id={name}{n},format=raw,snapshot={snapshot},file={file}"),
+                );
+                self.pair("-device", &format!("virtio-blk-pci,drive={name}{n},serial=lab-{name}{n}"));
+            }
         }
         for (n, nic) in spec.nics.iter().enumerate() {
             let device = match nic {

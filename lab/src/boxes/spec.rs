@@ -38,6 +38,8 @@ pub struct BoxSpec {
     pub numa: u32,
     /// Disk images (raw), seen by the parent as `/dev/disk/by-id/lab-disk0` and so on.
     pub disks: Vec<PathBuf>,
+    /// More of them, `lab-scratch0` and so on: what the box writes there is forgotten when it ends.
+    pub scratch: Vec<PathBuf>,
     /// Network cards. They reach nothing but the emulator itself.
     pub nics: Vec<Nic>,
     /// Processor features to add or take: `+name` or `-name`.
@@ -54,6 +56,7 @@ impl Default for BoxSpec {
             memory: 2048,
             numa: 1,
             disks: Vec::new(),
+            scratch: Vec::new(),
             nics: Vec::new(),
             cpu_flags: Vec::new(),
             icount: false,
@@ -83,7 +86,7 @@ impl BoxSpec {
                 !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
             ensure!(valid, "'{flag}' is no processor feature; write +name or -name, as in -svm.");
         }
-        for disk in &self.disks {
+        for disk in self.disks.iter().chain(&self.scratch) {
             ensure!(disk.is_file(), "The disk image {} is not there (or no file).", disk.display());
         }
         Ok(())
@@ -102,10 +105,12 @@ impl FromStr for BoxSpec {
                 Some(("memory", size)) => spec.memory = memory(size)?,
                 Some(("numa", n)) => spec.numa = number(part, n)?,
                 Some(("disk", path)) => spec.disks.push(path.into()),
+                Some(("scratch", path)) => spec.scratch.push(path.into()),
                 Some(("net", name)) => spec.nics.push(nic(name)?),
                 Some(("cpu", flag)) => spec.cpu_flags.push(flag.to_owned()),
                 Some((key, _)) => bail!(
-                    "A box has no '{key}'. It is written as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm."
+                    "A box has no '{key}'. It is written as in \
+                     amd,cpus=4,memory=4G,numa=2,disk=FILE,scratch=FILE,net=e1000e,cpu=-svm."
                 ),
             }
         }

@@ -35,7 +35,7 @@ pub fn modules(name: &str) -> Result<Option<(PathBuf, String)>> {
     Ok(Some((folder, release)))
 }
 
-fn release(name: &str) -> Option<From> {
+pub(super) fn release(name: &str) -> Option<From> {
     match name {
         "oldest" => Some(From::Oldest),
         "stable" => Some(From::Stable),

@@ -1,12 +1,14 @@
 //! Guests for child partitions: Debian's stock cloud kernels, and a small initramfs of busybox with the kernel's modules
-//! for the devices that a guest may have.
+//! for the devices that a guest may have, and whole Debian systems.
 
 mod initrd;
 mod kernel;
 mod modules;
+mod system;
 
 pub use initrd::initrd;
 pub use kernel::kernel;
+pub use system::system;
 
 use std::path::PathBuf;
 

@@ -107,7 +107,8 @@ fn uncompressed(path: &Path) -> Result<Vec<u8>> {
 
 /// What a module says it needs, softly too.
 fn needs(file: &Path) -> Result<Vec<String>> {
-    let list = |field: &str| tool::output(Command::new("/usr/sbin/modinfo").args(["--field", field]).arg(file));
+    let list =
+        |field: &str| tool::output(Command::new("/usr/sbin/modinfo").args(["--field", field]).arg(file));
     let hard = list("depends")?;
     let soft = list("softdep")?;
     let names = hard.split([',', '\n']).chain(soft.split_whitespace().filter(|word| !word.ends_with(':')));

@@ -32,6 +32,9 @@ pub struct Setting {
     pub bare: bool,
     /// Which guest kernel is at `/lab/guest-kernel`, with the lab's initramfs; none if empty.
     pub guest: &'static str,
+    /// Which Debian system is the guest, as [`guest::system`] names it: its files are below `/lab`, its disk is the parent's
+    /// `lab-scratch0`; none if empty.
+    pub system: &'static str,
     /// Whether the test kernels are at `/lab/tmk`.
     pub test_kernels: bool,
 }
@@ -41,11 +44,12 @@ pub const USUAL: Setting = Setting {
     spec: "amd,cpus=2,memory=3G,net=e1000e,net=virtio",
     bare: false,
     guest: "newest",
+    system: "",
     test_kernels: false,
 };
 
 /// A box with nothing to spare.
-pub const PLAIN: Setting = Setting { spec: "amd", bare: false, guest: "", test_kernels: false };
+pub const PLAIN: Setting = Setting { spec: "amd", bare: false, guest: "", system: "", test_kernels: false };
 
 /// How a case checks.
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +110,11 @@ impl Tally {
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     let wanted =
         |name: &str| args.filter.is_empty() || args.filter.iter().any(|word| name.contains(word.as_str()));
-    let cases: Vec<Case> =
-        cases::all().into_iter().filter(|case| !args.no_boxes && wanted(case.name)).collect();
+    let mut cases = cases::all();
+    if args.long {
+        cases.extend(cases::long());
+    }
+    cases.retain(|case| !args.no_boxes && wanted(case.name));
     if args.list {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(ExitCode::SUCCESS);
@@ -120,6 +127,10 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         tally.add(image::run()?);
     }
     tally.add(run_cases(&cases, args)?);
+    let left_out = cases::long().iter().filter(|case| wanted(case.name)).count();
+    if !args.long && !args.no_boxes && left_out > 0 {
+        println!("Tests that take long, left out (run with --long): {left_out}");
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -192,8 +203,14 @@ fn with_serial(error: anyhow::Error, session: &Session) -> anyhow::Error {
 }
 
 fn boot(setting: &Setting, args: &TestArgs, name: &str) -> Result<Session> {
-    let spec: BoxSpec = setting.spec.parse()?;
-    Session::start(&spec, &wish(setting, args, name)?, BOOT)
+    let mut spec: BoxSpec = setting.spec.parse()?;
+    let mut wish = wish(setting, args, name)?;
+    if !setting.system.is_empty() {
+        let system = guest::system(setting.system)?;
+        wish.extras.files.extend(system.files());
+        spec.scratch.push(system.disk);
+    }
+    Session::start(&spec, &wish, BOOT)
 }
 
 fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {

@@ -1,7 +1,10 @@
 //! The end-to-end tests, by what they are about.
 
 mod boot;
+mod isolation;
+mod memory;
 mod parent;
+mod soak;
 mod tmk;
 mod vm;
 
@@ -15,9 +18,14 @@ use crate::session::{Outcome, Session};
 /// For one command.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// All of them.
+/// All of them but the long ones.
 pub fn all() -> Vec<Case> {
-    [parent::CASES, tmk::CASES, vm::CASES, boot::CASES].concat()
+    [parent::CASES, tmk::CASES, isolation::CASES, vm::CASES, memory::CASES, boot::CASES].concat()
+}
+
+/// Those that take many minutes.
+pub fn long() -> Vec<Case> {
+    [memory::LONG, soak::LONG].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.

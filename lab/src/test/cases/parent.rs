@@ -36,9 +36,10 @@ fn has_mshv(session: &mut Session) -> Result<()> {
     succeed(session, "dmesg | grep -i 'root scheduler'").map(drop)
 }
 
-fn clean_log(session: &mut Session) -> Result<()> {
+/// The parent's kernel has not complained, of whatever.
+pub fn clean_log(session: &mut Session) -> Result<()> {
     let complaints = session.shell(
-        "dmesg | grep -E 'WARNING|BUG:|Call Trace|Oops|soft lockup|rcu:.*stall'",
+        "dmesg | grep -E 'WARNING|BUG:|Call Trace|Oops|soft lockup|rcu:.*stall|blocked for more than|clocksource.*unstable|I/O error|nobody cared|hogged CPU'",
         Duration::from_secs(20),
     )?;
     ensure!(complaints.stdout.is_empty(), "The parent's kernel complains:\n{}", complaints.stdout);
@@ -66,9 +67,9 @@ fn disk_reads(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Every kind of access to the hypervisor's memory ends the process that tries, and harms nobody. What the
-/// hypervisor says at its start names its memory: `hypervisor: N KiB program, N MiB of memory at ADDRESS`.
-fn cannot_read(session: &mut Session) -> Result<()> {
+/// Where the hypervisor's memory is, in bytes: start and size. It says so itself at its start:
+/// `hypervisor: N KiB program, N MiB of memory at ADDRESS`.
+pub fn hypervisor_memory(session: &Session) -> Result<(u64, u64)> {
     let log = session.serial().text();
     let line = log
         .lines()
@@ -77,7 +78,12 @@ fn cannot_read(session: &mut Session) -> Result<()> {
     let between = |before: &str, after: &str| Some(line.split_once(before)?.1.split(after).next()?.trim());
     let place = between(" at 0x", ",").context("No address is in that line.")?;
     let size = between(" program, ", " MiB").context("No size is in that line.")?;
-    let (start, size) = (u64::from_str_radix(place, 16)?, size.parse::<u64>()? << 20);
+    Ok((u64::from_str_radix(place, 16)?, size.parse::<u64>()? << 20))
+}
+
+/// Every kind of access to the hypervisor's memory ends the process that tries, and harms nobody.
+fn cannot_read(session: &mut Session) -> Result<()> {
+    let (start, size) = hypervisor_memory(session)?;
     // RAM that is the parent's can be read this way; or else the refusals below would prove nothing.
     succeed(session, "devmem 0x1000 32")?;
     for address in [start, start + 0x1000, start + size / 2, start + size - 8] {

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::session::Session;
 use crate::test::{Case, Check, PLAIN, Setting};
 
-const TMK: Setting = Setting { test_kernels: true, ..PLAIN };
+/// A box with the test kernels.
+pub const TMK: Setting = Setting { test_kernels: true, ..PLAIN };
 /// For one program.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -29,16 +30,17 @@ fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> {
     let command =
         format!("vmwp --kernel /lab/tmk/{program} --memory 128M --processors {processors} </dev/null");
     let said = session.shell(&command, LIMIT)?;
-    let failed: Vec<&str> = said.stdout.lines().filter(|line| line.starts_with("FAILED")).collect();
+    let ended = said.outcome;
+    verdict(&said.stdout).with_context(|| format!("{program} ended with {ended:?}. {}", said.stderr))
+}
+
+/// What a program said: fails with what it says failed, or if it did not come to its end.
+pub fn verdict(text: &str) -> Result<()> {
+    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAILED")).collect();
     if !failed.is_empty() {
         bail!("{}", failed.join("\n  "));
     }
-    let (text, ended) = (said.stdout, said.outcome);
-    ensure!(
-        passed(&text) > Some(0),
-        "The program did not come to its end ({ended:?}). It said:\n{text}{}",
-        said.stderr
-    );
+    ensure!(passed(text) > Some(0), "The program did not come to its end. It said:\n{text}");
     Ok(())
 }
 

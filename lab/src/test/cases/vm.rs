@@ -16,9 +16,10 @@ use crate::test::{Case, Check, PLAIN, Setting, USUAL};
 const OLDEST: Setting = Setting { guest: "oldest", ..USUAL };
 /// For a guest's boot to its shell.
 const BOOT: Duration = Duration::from_secs(150);
-/// What the lab's guest prints first, and its prompt.
-const USERLAND: &str = "lab guest: userland";
-const PROMPT: &str = "guest:~# ";
+/// What the lab's guest prints first.
+pub const USERLAND: &str = "lab guest: userland";
+/// Its prompt.
+pub const PROMPT: &str = "guest:~# ";
 
 pub const CASES: &[Case] = &[
     Case { name: "vm::definition-comes-and-goes", setting: USUAL, check: Check::Shared(definition) },
@@ -32,11 +33,10 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::idle-guest-costs-nothing", setting: USUAL, check: Check::Shared(idle) },
     Case { name: "vm::killed-worker-harms-nobody", setting: USUAL, check: Check::Shared(killed_worker) },
     Case { name: "vm::definitions-survive-a-power-cut", setting: PLAIN, check: Check::Free(power_cut) },
-    Case { name: "vm::cycles-lose-no-memory", setting: USUAL, check: Check::Shared(cycles) },
 ];
 
 /// Defines a VM, alone: what an earlier, failed case left behind goes.
-fn create(session: &mut Session, name: &str, processors: u32) -> Result<()> {
+pub fn create(session: &mut Session, name: &str, processors: u32) -> Result<()> {
     let list: Value = serde_json::from_str(&succeed(session, "parterre vm list --json")?)?;
     for left in list.as_array().into_iter().flatten().filter_map(|vm| vm.get("name")?.as_str()) {
         session.shell(&format!("parterre vm stop '{left}' --force; parterre vm delete '{left}'"), BOOT)?;
@@ -44,7 +44,7 @@ fn create(session: &mut Session, name: &str, processors: u32) -> Result<()> {
     create_another(session, name, processors)
 }
 
-fn create_another(session: &mut Session, name: &str, processors: u32) -> Result<()> {
+pub fn create_another(session: &mut Session, name: &str, processors: u32) -> Result<()> {
     let command = format!(
         "parterre vm create {name} --memory 256M --processors {processors} --kernel /lab/guest-kernel \
          --initrd /lab/guest-initrd --cmdline 'console=ttyS0 quiet'"
@@ -52,12 +52,12 @@ fn create_another(session: &mut Session, name: &str, processors: u32) -> Result<
     succeed(session, &command).map(drop)
 }
 
-fn remove(session: &mut Session, name: &str) -> Result<()> {
+pub fn remove(session: &mut Session, name: &str) -> Result<()> {
     succeed(session, &format!("parterre vm stop {name} --force; parterre vm delete {name}")).map(drop)
 }
 
 /// Talks with the guest on its console; every step must be reached.
-fn console(session: &mut Session, name: &str, steps: &[(&str, &str)]) -> Result<String> {
+pub fn console(session: &mut Session, name: &str, steps: &[(&str, &str)]) -> Result<String> {
     let run = session.converse(&format!("parterre vm console {name}"), steps, BOOT)?;
     ensure!(
         run.steps == steps.len(),
@@ -157,34 +157,6 @@ fn killed_worker(session: &mut Session) -> Result<()> {
     console(session, "victim", &[(USERLAND, "")])?;
     remove(session, "victim")?;
     remove(session, "bystander")
-}
-
-/// Pages of the parent that partitions hold, as the hypervisor counts them, after every VM has gone.
-const DEPOSITED: &str =
-    "awk -F: '/DepositedPages/ { n += $2 } END { print n + 0 }' /sys/kernel/debug/mshv/partition/1/stats";
-/// Free memory, with what the kernel keeps for later given back first.
-const FREE: &str = "sync; echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory; sleep 1; \
-                    awk '/MemFree/ { print $2 }' /proc/meminfo";
-/// How much `MemFree` swings by itself, in KiB. 30 cycles that each lose a guest's tables and no more take more than that.
-const SWING: i64 = 32 << 10;
-
-/// The hypervisor's count must be exact; the parent's own is noisy, and must not go down and down.
-fn cycles(session: &mut Session) -> Result<()> {
-    create(session, "cycle", 1)?;
-    let once = "parterre vm start cycle && parterre vm stop cycle --force";
-    let rounds = |session: &mut Session, count: u32| {
-        let command = format!("for i in $(seq {count}); do {once} || exit 1; done");
-        succeed_in(session, &command, Duration::from_secs(240))
-    };
-    let number =
-        |session: &mut Session, command| -> Result<i64> { Ok(succeed(session, command)?.trim().parse()?) };
-    rounds(session, 5)?;
-    let (deposited, free) = (number(session, DEPOSITED)?, number(session, FREE)?);
-    rounds(session, 30)?;
-    let (still, left) = (number(session, DEPOSITED)?, number(session, FREE)?);
-    ensure!(still == deposited, "After 30 cycles {still} pages are deposited instead of {deposited}.");
-    ensure!(free - left < SWING, "30 cycles took {} KiB from the parent.", free - left);
-    remove(session, "cycle")
 }
 
 /// Mounts the box's disk where the stack keeps its state, and makes a file system on it the first time.
