@@ -12,16 +12,28 @@
 //! | `POST /v1/vms/{name}/start` | | [`Vm`], once it runs |
 //! | `POST /v1/vms/{name}/stop` | [`StopRequest`] | [`Vm`], once it is off |
 //! | `DELETE /v1/vms/{name}` | | nothing |
+//! | `POST /v1/vms/{name}/shutdown` | [`guest::ShutdownRequest`] | [`Vm`], once it is off or has restarted |
+//! | `GET /v1/vms/{name}/integration` | | [`IntegrationStatus`] |
+//! | `PUT /v1/vms/{name}/integration/{service}` | [`ServiceChange`] | [`IntegrationStatus`] |
+//! | `GET /v1/vms/{name}/items/{pool}` | | the items, by key |
+//! | `PUT`, `DELETE /v1/vms/{name}/items/external/{key}` | [`guest::ItemValue`], none | nothing |
+//! | `POST /v1/vms/{name}/freeze`, `.../thaw` | [`guest::FreezeRequest`], none | [`guest::GuestAnswer`] |
 //!
 //! Failures are answered with [`ErrorBody`]. It holds no logic beyond checks of what is written in it.
 
 #![forbid(unsafe_code)]
 
+pub mod guest;
+mod integration;
 mod paths;
 mod size;
 mod vm;
 pub mod worker;
 
+pub use integration::{
+    IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState, ServiceStatus,
+    check_item,
+};
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};
 pub use vm::{MAX_PROCESSORS, MIN_MEMORY, OffReason, StopRequest, Vm, VmSettings, VmState};

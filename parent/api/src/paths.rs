@@ -75,6 +75,11 @@ impl WorkerPaths {
         self.directory.join("console.sock")
     }
 
+    /// Where the guest can be asked for things.
+    pub fn guest(&self) -> PathBuf {
+        self.directory.join("guest.sock")
+    }
+
     /// What the worker says to standard error.
     pub fn log(&self) -> PathBuf {
         self.directory.join("worker.log")

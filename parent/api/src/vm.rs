@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::IntegrationSettings;
+
 /// Least memory of a virtual machine in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
 /// Memory comes in units of this many bytes.
@@ -17,7 +19,7 @@ const MAX_NAME: usize = 100;
 const MAX_COMMAND_LINE: usize = 2047;
 
 /// What a person decides about a virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmSettings {
     /// Its name, unique on the host.
@@ -34,6 +36,9 @@ pub struct VmSettings {
     /// Kernel command line.
     #[serde(default)]
     pub command_line: String,
+    /// Integration services.
+    #[serde(default)]
+    pub integration: IntegrationSettings,
 }
 
 impl VmSettings {
@@ -74,7 +79,7 @@ impl VmSettings {
                 "the command line is longer than {MAX_COMMAND_LINE} bytes or has a zero byte"
             ));
         }
-        Ok(())
+        self.integration.check()
     }
 }
 
@@ -187,6 +192,9 @@ pub struct Vm {
     /// The socket on which COM1 speaks while there is a worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<PathBuf>,
+    /// The socket for requests to the guest while there is a worker ([`crate::guest`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<PathBuf>,
 }
 
 /// How to stop a virtual machine.
@@ -213,6 +221,7 @@ mod tests {
             kernel: "/boot/vmlinuz".into(),
             initrd: None,
             command_line: "quiet".into(),
+            ..VmSettings::default()
         }
     }
 

@@ -96,6 +96,7 @@ fn settings(create: Create) -> Result<VmSettings, Error> {
         kernel: absolute(&create.kernel)?,
         initrd: create.initrd.as_deref().map(absolute).transpose()?,
         command_line: create.cmdline,
+        ..VmSettings::default()
     })
 }
 

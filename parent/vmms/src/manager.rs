@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec};
-use parterre_api::{HostInfo, OffReason, Paths, StopRequest, Vm, VmSettings, VmState};
+use parterre_api::{HostInfo, OffReason, Paths, StopRequest, Vm, VmSettings, VmState, WorkerPaths};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -213,7 +213,9 @@ impl Manager {
 
     /// Tells everybody the state of a virtual machine.
     fn publish(&self, id: Uuid, worker: Option<u32>, state: VmState) {
-        let console = worker.map(|_| self.0.paths.worker(id).console());
+        let paths = worker.map(|_| self.0.paths.worker(id));
+        let (console, guest) =
+            (paths.as_ref().map(WorkerPaths::console), paths.as_ref().map(WorkerPaths::guest));
         let mut entries = self.entries();
         let Some(entry) = entries.get_mut(&id) else { return };
         if worker.is_none() {
@@ -225,7 +227,7 @@ impl Manager {
             if !stopping {
                 vm.status = state;
             }
-            (vm.worker, vm.console) = (worker, console);
+            (vm.worker, vm.console, vm.guest) = (worker, console, guest);
         });
     }
 
@@ -295,7 +297,7 @@ impl Manager {
 impl Entry {
     fn off(id: Uuid, settings: VmSettings) -> Entry {
         let status = VmState::Off(OffReason::NeverStarted);
-        let vm = watch::Sender::new(Vm { id, settings, status, worker: None, console: None });
+        let vm = watch::Sender::new(Vm { id, settings, status, worker: None, console: None, guest: None });
         Entry { vm, orders: None }
     }
 }

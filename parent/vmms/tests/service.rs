@@ -46,6 +46,7 @@ fn settings(name: &str, behaviour: &str) -> VmSettings {
         kernel: "/boot/vmlinuz".into(),
         initrd: None,
         command_line: behaviour.into(),
+        ..VmSettings::default()
     }
 }
 

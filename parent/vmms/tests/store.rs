@@ -18,6 +18,7 @@ fn settings(name: &str) -> VmSettings {
         kernel: "/boot/vmlinuz".into(),
         initrd: Some("/boot/initrd".into()),
         command_line: "x".repeat(1000),
+        ..VmSettings::default()
     }
 }
 
