@@ -10,6 +10,7 @@ mod create;
 mod error;
 pub mod fake;
 pub mod hypercall;
+pub mod io;
 pub mod memory;
 pub mod message;
 mod mshv;
