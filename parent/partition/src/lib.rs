@@ -17,6 +17,7 @@ mod mshv;
 mod page;
 pub mod registers;
 pub mod signal;
+pub mod tap;
 mod vp;
 
 pub use create::{Hypervisor, PartitionConfig};

@@ -62,7 +62,8 @@ pub fn create(name: &str, queues: usize) -> io::Result<Vec<Queue>> {
     let request = named_request(name)?;
     (0..queues)
         .map(|index| {
-            let descriptor = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+            let descriptor =
+                open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
             let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
             if index == 0 {
                 flags |= libc::IFF_TUN_EXCL;
@@ -79,7 +80,10 @@ pub fn create(name: &str, queues: usize) -> io::Result<Vec<Queue>> {
 /// A request about the interface of a name.
 fn named_request(name: &str) -> io::Result<libc::ifreq> {
     if name.is_empty() || name.len() > MAX_NAME || name.bytes().any(|byte| byte == 0 || byte == b'/') {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{name}' is no name of an interface")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("'{name}' is no name of an interface"),
+        ));
     }
     let mut request = empty_request();
     for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -129,7 +133,12 @@ impl Queue {
     ///
     /// # Errors
     /// The frame is lost. [`io::ErrorKind::InvalidInput`] if the header contradicts it, or it has too many pieces.
-    pub fn send(&self, header: &[u8; HEADER_SIZE], head: &[u8], rest: &[VolatileSlice<'_>]) -> io::Result<()> {
+    pub fn send(
+        &self,
+        header: &[u8; HEADER_SIZE],
+        head: &[u8],
+        rest: &[VolatileSlice<'_>],
+    ) -> io::Result<()> {
         let mut pieces = Pieces::new();
         pieces.push(piece(header.as_ptr(), header.len()))?;
         pieces.push(piece(head.as_ptr(), head.len()))?;
@@ -139,7 +148,8 @@ impl Queue {
         }
         // SAFETY: every piece is memory that lives during the call: ours by its borrow, the guest's by its slice. The kernel
         // only reads, and reads guest memory as it reads all memory that others may change.
-        let sent = unsafe { libc::writev(self.0.as_raw_fd(), pieces.list.as_ptr(), pieces.count as libc::c_int) };
+        let sent =
+            unsafe { libc::writev(self.0.as_raw_fd(), pieces.list.as_ptr(), pieces.count as libc::c_int) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -159,7 +169,8 @@ impl Queue {
         pieces.push(piece(std::ptr::from_mut(&mut excess), 1))?;
         // SAFETY: every piece is memory that may be written and lives during the call: ours by its mutable borrow, the
         // guest's by its slice, which stands for memory that anybody may write at any time.
-        let received = unsafe { libc::readv(self.0.as_raw_fd(), pieces.list.as_ptr(), pieces.count as libc::c_int) };
+        let received =
+            unsafe { libc::readv(self.0.as_raw_fd(), pieces.list.as_ptr(), pieces.count as libc::c_int) };
         match usize::try_from(received) {
             Ok(len) => Ok(len.saturating_sub(HEADER_SIZE)),
             Err(_) => match io::Error::last_os_error() {
