@@ -75,7 +75,7 @@ impl Control {
             return Err(Status::NotSupported);
         }
         let mut mac = [0; 6];
-        if parameter.len() != 12 || !parameter.is_ascii() {
+        if parameter.len() != 12 || !parameter.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Status::InvalidData);
         }
         for (byte, digits) in mac.iter_mut().zip(parameter.as_bytes().chunks_exact(2)) {
