@@ -5,7 +5,10 @@
 //! looks for none of them.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope};
+use acpi_tables::aml::{
+    AddressSpace as Window, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
+    ResourceTemplate, Scope,
+};
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -21,6 +24,8 @@ const OEM_REVISION: u32 = 1;
 
 /// Physical address of the local APICs.
 const LOCAL_APIC: u32 = 0xFEE0_0000;
+/// Memory-mapped space for devices of VMBus, between RAM and IO-APIC: first and last address.
+pub const VMBUS_MMIO: (u32, u32) = (0xF800_0000, 0xFEBF_FFFF);
 /// FADT boot flags: there are ISA devices; VGA must not be probed.
 const BOOT_FLAGS: u16 = 1 << 0 | 1 << 2;
 /// MADT interrupt source override: active high, level.
@@ -155,7 +160,19 @@ fn dsdt() -> Sdt {
     );
     let com1 = Device::new(Path::new("COM1"), vec![&com1.0, &com1.1, &com1.2]);
     let clock = Device::new(Path::new("RTC_"), vec![&clock.0, &clock.1]);
-    let devices = Scope::new(Path::new("\\_SB_"), vec![&com1, &clock]);
+    // VMBus as Hyper-V has it: the space for its devices belongs to a module device (ACPI0004) around it.
+    let (first, last) = VMBUS_MMIO;
+    let window = Window::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
+    let window = ResourceTemplate::new(vec![&window]);
+    let bus = (Name::new(Path::new("_HID"), &"VMBus"), Name::new(Path::new("_UID"), &0u8));
+    let bus = Device::new(Path::new("VMBS"), vec![&bus.0, &bus.1]);
+    let module = (
+        Name::new(Path::new("_HID"), &"ACPI0004"),
+        Name::new(Path::new("_UID"), &0u8),
+        Name::new(Path::new("_CRS"), &window),
+    );
+    let module = Device::new(Path::new("VMOD"), vec![&module.0, &module.1, &module.2, &bus]);
+    let devices = Scope::new(Path::new("\\_SB_"), vec![&com1, &clock, &module]);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&bytes_of(&s5));
     dsdt.append_slice(&bytes_of(&devices));
@@ -199,6 +216,14 @@ mod tests {
         assert_eq!(&table(&tables, u64_at(fadt, 140))[..4], b"DSDT");
         assert_eq!(&table(&tables, u32_at(fadt, 36).into())[..4], b"FACS");
         assert_eq!(&table(&tables, u64_at(xsdt, 44))[..4], b"APIC");
+    }
+
+    #[test]
+    fn the_guest_finds_vmbus_by_its_name() {
+        let dsdt = dsdt();
+        for name in [b"VMBS".as_slice(), b"VMBus\0", b"ACPI0004\0"] {
+            assert!(dsdt.as_slice().windows(name.len()).any(|bytes| bytes == name), "{name:?}");
+        }
     }
 
     #[test]

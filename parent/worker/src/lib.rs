@@ -4,6 +4,7 @@
 //!   main thread: epoll over console clients, control connections, events ----.
 //!   one thread per VP: run -> intercept -> emulate -> run                    |
 //!        |  power-off, reset, failure: Event over a channel + eventfd -------'
+//!   one thread per open VMBus channel: poll -> handler of the device -> signal
 //! ```
 //! A machine that resets gets a new partition; guest memory, kernel and initrd stay open, so that a sandboxed worker
 //! needs no path for it. The worker decides no policy: what a reset or a power-off means is told to whoever asks on
@@ -22,3 +23,5 @@ pub mod processor;
 pub mod sandbox;
 pub mod service;
 pub mod stdio;
+pub mod vmbus;
+pub mod vsp;

@@ -12,16 +12,22 @@ use parterre_partition::signal::Kicker;
 use parterre_partition::{
     DeliveryMode, Error, Hypervisor, InterruptRequest, Partition, PartitionConfig, VirtualProcessor,
 };
+use parterre_vmbus_server::bus::{Bus, OfferError};
 
 use crate::boot::{self, BootError, BootSource};
 use crate::console::ConsoleLog;
 use crate::event::Events;
 use crate::processor::{self, Board, PowerSwitch};
+use crate::vmbus::VmBus;
+use crate::vsp::Devices;
 
 /// Stack of a processor thread: the run loop and the emulator need little.
 const STACK_SIZE: usize = 128 << 10;
 /// How long to wait for a processor to notice that it is to stop, before it is interrupted again.
 const KICK_INTERVAL: Duration = Duration::from_millis(2);
+/// Most pages that a guest may share with its devices, however large it is: 4 GiB.
+const MAX_GPADL_PAGES: u64 = 1 << 20;
+const PAGE_SIZE: u64 = 4096;
 
 /// Why a machine cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +41,9 @@ pub enum MachineError {
     /// Two devices at one address.
     #[error(transparent)]
     Devices(#[from] parterre_chipset::bus::Overlap),
+    /// A device that cannot be on VMBus.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
     /// No thread for a processor.
     #[error("cannot start the thread of virtual processor {index}: {source}")]
     Thread {
@@ -96,6 +105,8 @@ pub struct Template {
     pub events: Events,
     /// The right to interrupt processor threads.
     pub kicker: Kicker,
+    /// What stands on VMBus.
+    pub devices: Devices,
     /// Every intercept is written to the log.
     pub trace: bool,
 }
@@ -129,6 +140,7 @@ impl Template {
     ) -> Result<Machine, MachineError> {
         let stop = Arc::new(AtomicBool::new(false));
         let power = Arc::new(PowerSwitch::new(self.events.clone(), stop.clone()));
+        let vmbus = self.vmbus(partition.clone())?;
         let apics = Arc::new(PartitionApics(partition));
         let wake = self.events.clone();
         let pc = Pc::new(
@@ -139,7 +151,7 @@ impl Template {
             Box::new(move || wake.wake()),
         )?;
         let (pc, ram, events) = (Arc::new(pc), self.memory.clone(), self.events.clone());
-        let board = Board { pc, ram, events, stop, trace: self.trace };
+        let board = Board { pc, ram, vmbus, events, stop, trace: self.trace };
         let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker };
         for (index, mut vp) in (0u8..).zip(processors) {
             let board = machine.board.clone();
@@ -159,7 +171,31 @@ impl Template {
     }
 }
 
+impl Template {
+    /// A new bus with all devices.
+    fn vmbus(&self, partition: Arc<dyn Partition>) -> Result<VmBus, MachineError> {
+        let ram: u64 = self.memory.ranges().iter().map(|range| range.len).sum();
+        let max_gpadl_pages = (ram / PAGE_SIZE).min(MAX_GPADL_PAGES) as usize;
+        let memory = Arc::new(self.memory.regions().clone());
+        let processors = u32::from(self.config.processors);
+        let listener = self.devices.listener.clone();
+        let vmbus = VmBus::new(partition, memory, processors, max_gpadl_pages, listener);
+        for device in &self.devices.devices {
+            vmbus.offer(device.clone())?;
+        }
+        for attachment in &self.devices.attachments {
+            attachment.attach(Arc::new(vmbus.clone()));
+        }
+        Ok(vmbus)
+    }
+}
+
 impl Machine {
+    /// The bus of the synthetic devices.
+    pub fn vmbus(&self) -> &VmBus {
+        &self.board.vmbus
+    }
+
     /// The devices.
     pub fn pc(&self) -> &Pc {
         &self.board.pc
@@ -179,5 +215,6 @@ impl Machine {
             // A thread that panicked has ended as well; its machine is being taken down anyway.
             let _ = thread.join();
         }
+        self.board.vmbus.stop();
     }
 }

@@ -26,6 +26,7 @@ use parterre_worker::processor::log_line;
 use parterre_worker::sandbox;
 use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
+use parterre_worker::vsp::Devices;
 use uuid::Uuid;
 
 /// The worker process of one virtual machine.
@@ -109,6 +110,7 @@ fn template(
         console: ConsoleLog::new(events.clone()),
         events,
         kicker: Kicker::install()?,
+        devices: Devices::default(),
         trace: false,
     })
 }

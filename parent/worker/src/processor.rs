@@ -11,6 +11,7 @@ use parterre_partition::{Error, Exception, Intercept, VirtualProcessor};
 
 use crate::emulate::{self, Devices};
 use crate::event::{Event, Events};
+use crate::vmbus::VmBus;
 
 /// What a processor needs of its machine.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub struct Board {
     pub pc: Arc<Pc>,
     /// The RAM.
     pub ram: Arc<GuestMemory>,
+    /// The synthetic devices.
+    pub vmbus: VmBus,
     /// Where events go.
     pub events: Events,
     /// Set when all processors are to leave the guest.
@@ -99,6 +102,17 @@ fn handle(
         Intercept::TripleFault(context) => {
             log_line(format_args!("triple fault at {:#x} on virtual processor {}", context.rip, vp.index()));
             power.reset();
+            Ok(())
+        }
+        Intercept::Hypercall(call) => {
+            let status = match call.synic_call(&board.ram) {
+                Ok(synic) => board.vmbus.call(&synic),
+                Err(status) => status,
+            };
+            call.answer(vp, status)
+        }
+        Intercept::SintDeliverable { .. } => {
+            board.vmbus.deliverable();
             Ok(())
         }
         // The hypervisor waits for interrupts itself; a HLT that still comes here is passed like a NOP.

@@ -15,8 +15,8 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Most open files: processors, console and control connections.
-const MAX_FILES: u64 = 1024;
+/// Most open files: processors, console and control connections, VMBus channels with what their devices wait for.
+const MAX_FILES: u64 = 4096;
 /// Longest log that the worker may write, in bytes.
 const MAX_FILE_SIZE: u64 = 64 << 20;
 

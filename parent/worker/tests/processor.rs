@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parterre_chipset::pc::Pc;
 use parterre_chipset::{ApicBus, ApicMessage, rtc};
-use parterre_partition::fake::FakeVp;
+use parterre_partition::fake::{FakePartition, FakeVp};
 use parterre_partition::memory::GuestMemory;
 use parterre_partition::message::{Context, IoPort};
 use parterre_partition::registers::Register;
 use parterre_partition::{Error, Exception, Intercept, VirtualProcessor};
 use parterre_worker::event::{Event, Events};
 use parterre_worker::processor::{Board, PowerSwitch, run};
+use parterre_worker::vmbus::VmBus;
 
 struct Nobody;
 
@@ -26,7 +27,9 @@ fn board() -> Board {
     let output = Box::new(std::io::sink());
     let pc = Pc::new(Arc::new(Nobody), power, rtc::system_clock(), output, Box::new(|| ())).unwrap();
     let ram = Arc::new(GuestMemory::new(16 << 20).unwrap());
-    Board { pc: Arc::new(pc), ram, events, stop, trace: false }
+    let memory = Arc::new(ram.regions().clone());
+    let vmbus = VmBus::new(Arc::new(FakePartition::default()), memory, 1, 4096, None);
+    Board { pc: Arc::new(pc), ram, vmbus, events, stop, trace: false }
 }
 
 fn context() -> Context {

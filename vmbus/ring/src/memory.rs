@@ -1,6 +1,6 @@
 //! Guest memory as rings and devices see it.
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionCollection, VolatileSlice};
 
 /// Guest RAM. A slice is memory that the guest changes at will, hence volatile.
 pub trait Memory: Send + Sync {
@@ -8,7 +8,7 @@ pub trait Memory: Send + Sync {
     fn slice(&self, gpa: u64, len: usize) -> Option<VolatileSlice<'_>>;
 }
 
-impl Memory for GuestMemoryMmap<()> {
+impl<R: GuestMemoryRegion<B = ()> + Send + Sync> Memory for GuestRegionCollection<R> {
     fn slice(&self, gpa: u64, len: usize) -> Option<VolatileSlice<'_>> {
         self.get_slice(GuestAddress(gpa), len).ok()
     }

@@ -1,0 +1,23 @@
+//! The synthetic devices of a machine: what stands on its VMBus.
+
+use std::sync::Arc;
+
+use parterre_vmbus_server::Device;
+use parterre_vmbus_server::bus::{Bus, ConnectListener};
+
+/// The devices of a machine. They outlive its resets.
+#[derive(Clone, Default)]
+pub struct Devices {
+    /// Offered at each power-on.
+    pub devices: Vec<Arc<dyn Device>>,
+    /// Takes connections of the guest's (hv_sock).
+    pub listener: Option<Arc<dyn ConnectListener>>,
+    /// Told of each new bus before the guest runs: for devices that come and go while it does.
+    pub attachments: Vec<Arc<dyn Attachment>>,
+}
+
+/// Something that uses the bus itself.
+pub trait Attachment: Send + Sync {
+    /// There is a new bus: the machine was powered on or reset. Everything that was offered on an earlier one is gone.
+    fn attach(&self, bus: Arc<dyn Bus>);
+}
