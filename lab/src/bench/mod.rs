@@ -93,6 +93,12 @@ fn side<T>(who: &str, result: Result<T>) -> Option<T> {
         .ok()
 }
 
+/// The middle one of some numbers.
+fn median(mut numbers: Vec<f64>) -> Option<f64> {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied()
+}
+
 /// The same wish with nothing below the parent, and with the peer in it.
 fn bare(wish: &Wish) -> Result<Wish> {
     let mut bare = wish.clone();
@@ -152,6 +158,12 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[1].contains("0.250") && lines[2].contains(" - "), "{text}");
         assert_eq!(lines[1].find("ticks"), lines[2].find("ticks"));
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), Some(5.0));
+        assert_eq!(median(Vec::new()), None);
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! What things cost, in ticks of the TSC: `bench ROW TICKS_PER_OP`. On an emulator that counts instructions
-//! (`-icount shift=0`) a tick is an instruction.
+//! What things cost, in ticks of the TSC: `bench ROW TICKS`. On an emulator that counts instructions (`-icount shift=0`) a
+//! tick is an instruction. Each row is the median of many single operations, so that what the system below does now and
+//! then for itself does not show; only the first touch of memory is a mean, because there the rare dear one is the cost.
 //!
 //! It runs on any hypervisor and on none, to have something to compare with; rows that need what is not there are left out.
-//! Command line: `iterations=N` (1000).
+//! On one processor it measures that processor, on several what goes between them: a processor that waits in a loop for work
+//! would share the physical one with what is measured. Command line: `iterations=N` (500); `running=0` leaves out what needs
+//! a physical processor for each virtual one.
 
 #![no_std]
 #![no_main]
@@ -35,31 +38,67 @@ tmk::program!("bench":
 
 const VECTOR: u8 = 0x50;
 
-fn iterations() -> u64 {
-    params::number("iterations").unwrap_or(1000).max(1)
+/// Room for samples of one row.
+const MOST: usize = 1000;
+
+/// Operations in a row.
+fn iterations() -> usize {
+    params::number("iterations").unwrap_or(500).clamp(1, MOST as u64) as usize
 }
 
 /// Prints a row.
-fn row(name: &str, ticks: u64, operations: u64) {
-    line!("bench {name} {}", ticks / operations.max(1));
+fn row(name: &str, ticks: u64) {
+    line!("bench {name} {ticks}");
+}
+
+/// Ticks of single operations.
+struct Samples([u64; MOST], usize);
+
+impl Samples {
+    const fn new() -> Self {
+        Self([0; MOST], 0)
+    }
+
+    fn push(&mut self, ticks: u64) {
+        if let Some(place) = self.0.get_mut(self.1) {
+            *place = ticks;
+            self.1 += 1;
+        }
+    }
+
+    /// The sample of which so many in a hundred are smaller.
+    fn percentile(&mut self, percent: usize) -> u64 {
+        let samples = &mut self.0[..self.1];
+        samples.sort_unstable();
+        samples.get(samples.len() * percent / 100).copied().unwrap_or(0)
+    }
+
+    fn print_median(&mut self, name: &str) {
+        row(name, self.percentile(50));
+    }
 }
 
 /// Measures an operation that is repeated; a tenth goes before, uncounted.
 fn measure(name: &str, operation: impl FnMut()) {
-    measure_fewer(name, 1, operation);
+    measure_times(name, iterations(), operation);
 }
 
-/// The same, with fewer repetitions for what is slow.
-fn measure_fewer(name: &str, divisor: u64, mut operation: impl FnMut()) {
-    let count = (iterations() / divisor).max(1);
-    for _ in 0..count / 10 + 1 {
+fn measure_times(name: &str, times: usize, mut operation: impl FnMut()) {
+    for _ in 0..times / 10 + 1 {
         operation();
     }
-    let start = rdtsc();
-    for _ in 0..count {
+    let mut samples = Samples::new();
+    for _ in 0..times {
+        let start = rdtsc();
         operation();
+        samples.push(rdtsc() - start);
     }
-    row(name, rdtsc() - start, count);
+    samples.print_median(name);
+}
+
+/// What is measured on one processor is measured while no other disturbs it.
+fn alone() -> Result<(), tmk::Outcome> {
+    if smp::count() > 1 { skip!("measured with one processor only") } else { Ok(()) }
 }
 
 /// The loop and the clock themselves.
@@ -71,6 +110,7 @@ fn nothing() -> TestResult {
 }
 
 fn cpuid_exit() -> TestResult {
+    alone()?;
     measure("cpuid", || {
         core::hint::black_box(cpuid(0, 0));
     });
@@ -79,6 +119,7 @@ fn cpuid_exit() -> TestResult {
 
 /// An IPI to nobody by Hyper-V's interface; without it, a call that the hypervisor (KVM) does not know.
 fn hypercall() -> TestResult {
+    alone()?;
     if hv::enable_hypercalls() {
         measure("hypercall", || {
             hv::call_fast(HypercallCode::SEND_SYNTHETIC_CLUSTER_IPI, VECTOR.into(), 0);
@@ -95,6 +136,7 @@ fn hypercall() -> TestResult {
 }
 
 fn msr_read() -> TestResult {
+    alone()?;
     measure("msr-read", || {
         core::hint::black_box(rdmsr(apic::APIC_BASE));
     });
@@ -102,12 +144,14 @@ fn msr_read() -> TestResult {
 }
 
 fn msr_write() -> TestResult {
+    alone()?;
     let value = rdmsr(apic::APIC_BASE);
     measure("msr-write", || wrmsr(apic::APIC_BASE, value));
     Ok(())
 }
 
 fn reference_counter() -> TestResult {
+    alone()?;
     if !hv::privileges().contains(PrivilegeMask::ACCESS_PARTITION_REFERENCE_COUNTER) {
         skip!("no reference counter")
     }
@@ -119,12 +163,14 @@ fn reference_counter() -> TestResult {
 
 /// To the device model: nothing inside of a hypervisor knows this port.
 fn port_write() -> TestResult {
+    alone()?;
     measure("port-write", || outb(0x80, 0));
     Ok(())
 }
 
 /// The serial port's scratch register, which only a device model can answer.
 fn port_read() -> TestResult {
+    alone()?;
     measure("port-read", || {
         core::hint::black_box(inb(0x3FF));
     });
@@ -141,6 +187,7 @@ fn on_interrupt() {
 }
 
 fn self_ipi() -> TestResult {
+    alone()?;
     fault::set_handler(VECTOR, Some(on_interrupt));
     measure("self-ipi", || {
         let before = COUNT.load(Ordering::SeqCst);
@@ -153,6 +200,7 @@ fn self_ipi() -> TestResult {
 }
 
 fn halt_with_interrupt_pending() -> TestResult {
+    alone()?;
     fault::set_handler(VECTOR, Some(on_interrupt));
     measure("halt-pending", || {
         apic::send_self(VECTOR);
@@ -167,9 +215,8 @@ fn timer_rows(name: &str, wait: fn()) -> TestResult {
     fault::set_handler(VECTOR, Some(on_interrupt));
     let per_count = tsc_ticks_per_timer_count();
     check!(per_count.0 != 0, "the APIC timer does not count");
-    let rounds = (iterations() / 10).max(1);
-    let mut late = 0;
-    for _ in 0..rounds {
+    let mut samples = Samples::new();
+    for _ in 0..(iterations() / 5).max(1) {
         let before = COUNT.load(Ordering::SeqCst);
         apic::start_timer(VECTOR, TICKS, false);
         let armed = rdtsc();
@@ -177,10 +224,10 @@ fn timer_rows(name: &str, wait: fn()) -> TestResult {
             wait();
         }
         let due = armed + (u128::from(TICKS) * u128::from(per_count.0) / u128::from(per_count.1)) as u64;
-        late += ARRIVED.load(Ordering::SeqCst).saturating_sub(due);
+        samples.push(ARRIVED.load(Ordering::SeqCst).saturating_sub(due));
     }
     apic::stop_timer();
-    row(name, late, rounds);
+    samples.print_median(name);
     Ok(())
 }
 
@@ -197,19 +244,21 @@ fn tsc_ticks_per_timer_count() -> (u64, u64) {
 }
 
 fn apic_timer() -> TestResult {
-    measure_fewer("apic-timer-arm", 10, || apic::start_timer(VECTOR, u32::MAX, false));
+    alone()?;
+    measure_times("apic-timer-arm", (iterations() / 5).max(1), || apic::start_timer(VECTOR, u32::MAX, false));
     apic::stop_timer();
     timer_rows("apic-timer-late", cpu::take_interrupts)
 }
 
 fn apic_timer_from_halt() -> TestResult {
+    alone()?;
     timer_rows("apic-timer-late-from-halt", cpu::halt)
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From sending to the handler on the other processor and back through memory.
-fn ipi(name: &str, listen: fn()) -> TestResult {
+fn ipi(name: &str, percent: usize, listen: fn()) -> TestResult {
     if smp::count() < 2 {
         skip!("one processor only")
     }
@@ -217,26 +266,30 @@ fn ipi(name: &str, listen: fn()) -> TestResult {
     STOP.store(false, Ordering::SeqCst);
     smp::give(1, listen);
     let destination = smp::apic_id(1);
-    let rounds = (iterations() / 4).max(1);
-    let mut ticks = 0;
-    for _ in 0..rounds {
+    let mut samples = Samples::new();
+    for _ in 0..(iterations() / 2).max(1) {
         time::spin(20_000);
         let before = COUNT.load(Ordering::SeqCst);
         let start = rdtsc();
         apic::send_ipi(VECTOR, destination);
         let arrives = time::wait_until(time::LONG, || COUNT.load(Ordering::SeqCst) != before);
         check!(arrives, "an IPI does not arrive");
-        ticks += rdtsc() - start;
+        samples.push(rdtsc() - start);
     }
     STOP.store(true, Ordering::SeqCst);
     apic::send_ipi(VECTOR, destination);
     check!(smp::finished(1), "processor 1 does not come back");
-    row(name, ticks, rounds);
+    row(name, samples.percentile(percent));
     Ok(())
 }
 
 fn ipi_to_running_processor() -> TestResult {
-    ipi("ipi", || {
+    if params::number("running") == Some(0) {
+        skip!("there is no physical processor for it")
+    }
+    // Each needs its physical processor at the same time, which a busy machine does not always grant: the tenth that was
+    // disturbed least counts.
+    ipi("ipi", 10, || {
         while !STOP.load(Ordering::SeqCst) {
             cpu::take_interrupts();
         }
@@ -244,7 +297,7 @@ fn ipi_to_running_processor() -> TestResult {
 }
 
 fn ipi_to_halted_processor() -> TestResult {
-    ipi("ipi-to-halted", || {
+    ipi("ipi-to-halted", 50, || {
         while !STOP.load(Ordering::SeqCst) {
             cpu::halt();
         }
@@ -253,6 +306,7 @@ fn ipi_to_halted_processor() -> TestResult {
 
 /// The first write to each page of memory that nobody has used yet, against the second.
 fn first_touch() -> TestResult {
+    alone()?;
     const START: u64 = 64 << 20;
     let end = params::low_ram_end().min(START + (32 << 20)) & !0xFFF;
     if end <= START + (1 << 20) {
@@ -264,7 +318,7 @@ fn first_touch() -> TestResult {
             // SAFETY: RAM by the memory map, away from the program, which uses the first few MiB.
             unsafe { core::ptr::write_volatile(address as *mut u64, address) };
         }
-        row(name, rdtsc() - start, (end - START) / 4096);
+        row(name, (rdtsc() - start) / ((end - START) / 4096));
     }
     Ok(())
 }
