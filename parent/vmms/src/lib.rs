@@ -12,6 +12,7 @@
 
 pub mod adopt;
 pub mod error;
+mod guest;
 pub mod manager;
 mod process;
 pub mod rest;

@@ -36,6 +36,8 @@ struct Inner {
     worker_program: PathBuf,
     store: Mutex<Store>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
+    /// Held while settings are changed, so that no change overwrites another.
+    changing: tokio::sync::Mutex<()>,
 }
 
 /// The service's heart; clones share it.
@@ -53,7 +55,8 @@ impl Manager {
         let definitions = store.all()?;
         let entries = definitions.into_iter().map(|(id, settings)| (id, Entry::off(id, settings))).collect();
         let (store, entries) = (Mutex::new(store), Mutex::new(entries));
-        Ok(Manager(Arc::new(Inner { paths, worker_program, store, entries })))
+        let changing = tokio::sync::Mutex::default();
+        Ok(Manager(Arc::new(Inner { paths, worker_program, store, entries, changing })))
     }
 
     /// The directories.
@@ -118,6 +121,28 @@ impl Manager {
         Ok(vm)
     }
 
+    /// Changes the settings of a virtual machine, all but its name. When this returns, they are on the disk. What a worker
+    /// that runs is to know of it is the caller's business.
+    pub(crate) async fn change_settings(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut VmSettings) + Send + 'static,
+    ) -> Result<Vm> {
+        let id = self.find(name)?;
+        let _turn = self.0.changing.lock().await;
+        let mut settings = self.show(name)?.settings;
+        change(&mut settings);
+        settings.check().map_err(Error::BadRequest)?;
+        let (inner, stored) = (self.0.clone(), settings.clone());
+        if !blocking(move || lock(&inner.store).update(id, &stored)).await? {
+            return Err(Error::NotFound(name.into()));
+        }
+        if let Some(entry) = self.entries().get(&id) {
+            entry.vm.send_modify(|vm| vm.settings = settings);
+        }
+        self.show(name)
+    }
+
     /// Forgets a virtual machine that is off.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let id = self.find(name)?;
@@ -176,7 +201,8 @@ impl Manager {
     /// Starts the worker and its supervisor.
     async fn launch(&self, id: Uuid, settings: VmSettings) -> std::result::Result<(), String> {
         let paths = self.0.paths.worker(id);
-        let spec = WorkerSpec { id, settings, directory: paths.directory().to_owned() };
+        let spec =
+            WorkerSpec { id, settings, directory: paths.directory().to_owned(), network_queues: Vec::new() };
         let (process, first) = process::spawn(&self.0.worker_program, &spec).await?;
         if let WorkerPhase::Ended(reason) = first.phase {
             process.ended().await;
@@ -263,7 +289,7 @@ impl Manager {
             .map_err(|_| Error::NotFound(name.into()))
     }
 
-    fn set_status(&self, id: Uuid, state: VmState) {
+    pub(crate) fn set_status(&self, id: Uuid, state: VmState) {
         if let Some(entry) = self.entries().get(&id) {
             entry.vm.send_modify(|vm| {
                 // The machine may have gone off meanwhile; that is final.

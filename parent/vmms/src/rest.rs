@@ -1,13 +1,19 @@
 //! The REST interface. Paths and types are those of `parterre-api`.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use parterre_api::{ErrorBody, ErrorCode, HostInfo, StopRequest, Vm, VmSettings};
+use parterre_api::guest::{FreezeRequest, GuestAnswer, ItemPool, ItemValue, ShutdownRequest};
+use parterre_api::{
+    ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange, StopRequest, Vm,
+    VmSettings,
+};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
 
@@ -37,6 +43,13 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms/{name}/watch", get(watch))
         .route("/v1/vms/{name}/start", post(start))
         .route("/v1/vms/{name}/stop", post(stop))
+        .route("/v1/vms/{name}/shutdown", post(shut_down))
+        .route("/v1/vms/{name}/integration", get(integration))
+        .route("/v1/vms/{name}/integration/{service}", put(set_service))
+        .route("/v1/vms/{name}/items/{pool}", get(items))
+        .route("/v1/vms/{name}/items/external/{key}", put(set_item).delete(delete_item))
+        .route("/v1/vms/{name}/freeze", post(freeze))
+        .route("/v1/vms/{name}/thaw", post(thaw))
         .fallback(unknown)
         .with_state(manager)
 }
@@ -104,4 +117,64 @@ async fn stop(
 ) -> Answer<Json<Vm>> {
     let request = checked(body)?;
     detached(async move { manager.stop(&name, request).await }).await.map(Json)
+}
+
+async fn shut_down(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<ShutdownRequest>, JsonRejection>,
+) -> Answer<Json<Vm>> {
+    Ok(Json(manager.shut_down(&name, checked(body)?).await?))
+}
+
+async fn integration(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+) -> Answer<Json<IntegrationStatus>> {
+    Ok(Json(manager.integration(&name).await?))
+}
+
+async fn set_service(
+    State(manager): State<Manager>,
+    Path((name, service)): Path<(String, String)>,
+    body: Result<Json<ServiceChange>, JsonRejection>,
+) -> Answer<Json<IntegrationStatus>> {
+    let service: IntegrationService = service.parse().map_err(Error::BadRequest)?;
+    Ok(Json(manager.set_service(&name, service, checked(body)?.enabled).await?))
+}
+
+async fn items(
+    State(manager): State<Manager>,
+    Path((name, pool)): Path<(String, ItemPool)>,
+) -> Answer<Json<BTreeMap<String, String>>> {
+    Ok(Json(manager.items(&name, pool).await?))
+}
+
+async fn set_item(
+    State(manager): State<Manager>,
+    Path((name, key)): Path<(String, String)>,
+    body: Result<Json<ItemValue>, JsonRejection>,
+) -> Answer<StatusCode> {
+    manager.set_item(&name, key, Some(checked(body)?.value)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_item(
+    State(manager): State<Manager>,
+    Path((name, key)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    manager.set_item(&name, key, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn freeze(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<FreezeRequest>, JsonRejection>,
+) -> Answer<Json<GuestAnswer>> {
+    Ok(Json(manager.freeze(&name, checked(body)?).await?))
+}
+
+async fn thaw(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<GuestAnswer>> {
+    Ok(Json(manager.thaw(&name).await?))
 }

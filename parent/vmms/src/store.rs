@@ -65,6 +65,15 @@ impl Store {
         }
     }
 
+    /// Replaces a definition; says whether there was one. Its name stays.
+    pub fn update(&mut self, id: Uuid, settings: &VmSettings) -> Result<bool> {
+        let json = encode(id, settings)?;
+        let changed = self
+            .connection
+            .execute("UPDATE vm SET settings = ?2 WHERE id = ?1", params![id.to_string(), json])?;
+        Ok(changed > 0)
+    }
+
     /// Removes a definition; says whether there was one.
     pub fn remove(&mut self, id: Uuid) -> Result<bool> {
         Ok(self.connection.execute("DELETE FROM vm WHERE id = ?1", params![id.to_string()])? > 0)
