@@ -18,21 +18,40 @@
 //! | `GET /v1/vms/{name}/items/{pool}` | | the items, by key |
 //! | `PUT`, `DELETE /v1/vms/{name}/items/external/{key}` | [`guest::ItemValue`], none | nothing |
 //! | `POST /v1/vms/{name}/freeze`, `.../thaw` | [`guest::FreezeRequest`], none | [`guest::GuestAnswer`] |
+//! | `GET /v1/vms/{name}/disks` | | list of [`DiskSettings`] |
+//! | `POST /v1/vms/{name}/disks` | [`DiskRequest`] | [`DiskSettings`] |
+//! | `DELETE /v1/vms/{name}/disks/{controller}/{lun}` | | nothing |
+//! | `POST /v1/vms/{name}/network` | [`AdapterRequest`] | [`Vm`] |
+//! | `DELETE /v1/vms/{name}/network/{mac}` | | nothing |
+//! | `GET /v1/switches` | | list of [`Switch`] |
+//! | `POST /v1/switches` | [`SwitchSettings`] | [`Switch`] |
+//! | `GET /v1/switches/{name}` | | [`Switch`] |
+//! | `DELETE /v1/switches/{name}` | | nothing |
 //!
 //! Failures are answered with [`ErrorBody`]. It holds no logic beyond checks of what is written in it.
 
 #![forbid(unsafe_code)]
 
+mod disk;
 pub mod guest;
+pub mod hotplug;
 mod integration;
+mod network;
 mod paths;
 mod size;
 mod vm;
 pub mod worker;
 
+pub use disk::{
+    DiskCache, DiskFormat, DiskRequest, DiskSettings, MAX_CONTROLLERS, MAX_LUNS, check_disks, settle_format,
+};
 pub use integration::{
     IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState, ServiceStatus,
     check_item,
+};
+pub use network::{
+    AdapterOptions, AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchKind, SwitchSettings,
+    parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};

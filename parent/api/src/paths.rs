@@ -80,6 +80,11 @@ impl WorkerPaths {
         self.directory.join("guest.sock")
     }
 
+    /// Where devices are added and removed while the guest runs.
+    pub fn devices(&self) -> PathBuf {
+        self.directory.join("devices.sock")
+    }
+
     /// What the worker says to standard error.
     pub fn log(&self) -> PathBuf {
         self.directory.join("worker.log")

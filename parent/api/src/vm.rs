@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::IntegrationSettings;
+use crate::network::{NetworkAdapter, check_adapters};
+use crate::{DiskSettings, IntegrationSettings, check_disks};
 
 /// Least memory of a virtual machine in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
@@ -39,6 +40,12 @@ pub struct VmSettings {
     /// Integration services.
     #[serde(default)]
     pub integration: IntegrationSettings,
+    /// Network adapters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network_adapters: Vec<NetworkAdapter>,
+    /// Disks and DVD drives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSettings>,
 }
 
 impl VmSettings {
@@ -79,6 +86,8 @@ impl VmSettings {
                 "the command line is longer than {MAX_COMMAND_LINE} bytes or has a zero byte"
             ));
         }
+        check_adapters(&self.network_adapters)?;
+        check_disks(&self.disks)?;
         self.integration.check()
     }
 }
