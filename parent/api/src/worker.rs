@@ -20,6 +20,10 @@ pub struct WorkerSpec {
     pub settings: VmSettings,
     /// The directory for the worker's sockets.
     pub directory: PathBuf,
+    /// How many queues each network adapter has. Their descriptors come beside this, one after the other, if standard
+    /// input is a socket.
+    #[serde(default)]
+    pub network_queues: Vec<u16>,
 }
 
 /// What the service asks of a worker.
