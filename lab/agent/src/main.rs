@@ -1,8 +1,10 @@
 //! The program inside a box that runs the lab's commands. Started by init with the path of the virtio-serial port;
-//! ends (and is started again) when the port does. With `--clock` it prints the monotonic clock's nanoseconds instead,
-//! which busybox cannot.
+//! ends (and is started again) when the port does. With `--clock` it prints the monotonic clock's nanoseconds instead, with
+//! `--unreadable` the ranges of RAM that the kernel cannot read: what busybox cannot do.
 
 #![forbid(unsafe_code)]
+
+mod ram;
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -39,6 +41,12 @@ fn main() -> Result<()> {
     if path == "--clock" {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         println!("{}", i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec));
+        return Ok(());
+    }
+    if path == "--unreadable" {
+        for range in ram::unreadable()? {
+            println!("{:#x}-{:#x}", range.start, range.end);
+        }
         return Ok(());
     }
     let open = || OpenOptions::new().read(true).write(true).open(&path);

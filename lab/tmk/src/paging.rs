@@ -79,6 +79,16 @@ pub fn show(slot: usize, physical: u64, flags: u64) -> *mut u8 {
     (address | physical & 0xFFF) as *mut u8
 }
 
+/// An address whose translation goes through a page table that lies at any physical address.
+pub fn show_through_table(table: u64) -> *mut u8 {
+    const INDEX: usize = 1;
+    WINDOW_PD.set(INDEX, table & 0x000F_FFFF_FFFF_F000 | RIGHTS);
+    let address = WINDOW + ((INDEX as u64) << 21);
+    // SAFETY: drops a translation.
+    unsafe { core::arch::asm!("invlpg [{}]", in(reg) address, options(nostack)) };
+    address as *mut u8
+}
+
 /// Changes what a slot of the window shows, without flushing the translation that may be cached.
 pub fn change_without_flush(slot: usize, physical: u64, flags: u64) {
     WINDOW_PT.set(slot % WINDOW_PAGES, physical & 0x000F_FFFF_FFFF_F000 | flags);

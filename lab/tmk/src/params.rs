@@ -64,6 +64,19 @@ pub fn low_ram_end() -> u64 {
         .unwrap_or(0x100_0000)
 }
 
+unsafe extern "C" {
+    /// The linker's: the program's memory ends well before a mebibyte after this.
+    static tmk_bss_end: u8;
+}
+
+/// RAM that neither the program nor the loader uses: from a mebibyte behind the program to one before the end.
+pub fn spare_ram() -> Range {
+    const MIB: u64 = 1 << 20;
+    let start = (&raw const tmk_bss_end as u64 + MIB).next_multiple_of(MIB);
+    let end = (low_ram_end().saturating_sub(MIB) / MIB * MIB).max(start);
+    Range { start, end, is_ram: true }
+}
+
 /// The number after `NAME=` in the command line.
 pub fn number(name: &str) -> Option<u64> {
     let pointer: u32 = read(CMD_LINE_PTR);

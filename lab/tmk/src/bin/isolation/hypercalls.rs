@@ -5,7 +5,7 @@ use parterre_abi::hypercall::{HypercallCode, HypercallInput, HypercallOutput};
 use parterre_abi::msr;
 use parterre_abi::status::HvStatus;
 use tmk::fault::catch_user;
-use tmk::{Fault, TestResult, catch, check, cpu, hv, line, paging, skip};
+use tmk::{Fault, TestResult, catch, check, cpu, hv, line, paging, params, skip};
 
 /// The numbers that are tried.
 const CODES: core::ops::Range<u16> = 0..0x200;
@@ -134,9 +134,10 @@ pub fn every_hypercall_with_bad_addresses() -> TestResult {
     hv::INPUT.fill(0);
     let (input, output) = (hv::INPUT.address(), hv::OUTPUT.address());
     let top = paging::highest_page();
+    let hypervisor = params::number("hypervisor").unwrap_or(0xDEAD_0000);
     for_every_code(|code| {
         for (from, to) in [
-            (0xDEAD_0000, 0xDEAD_0000),
+            (hypervisor, hypervisor),
             (input + 1, output),
             (input + 4088, output),
             (top, top),

@@ -9,16 +9,22 @@ mod hypercalls;
 mod instructions;
 mod memory;
 mod msrs;
+mod secrets;
 
 use hypercalls::*;
 use instructions::*;
 use memory::*;
 use msrs::*;
+use secrets::*;
 
 tmk::program!("isolation":
+    new_memory_holds_no_secrets,
+    memory_takes_secrets,
     memory_beyond_ram_reads_as_nothing,
     memory_beyond_ram_keeps_no_write,
     ram_is_untouched,
+    overlays_beyond_ram_are_harmless,
+    page_tables_beyond_ram_are_harmless,
     apic_hole_is_harmless,
     reserved_address_bits_fault,
     ports_are_harmless,
@@ -44,4 +50,6 @@ tmk::program!("isolation":
     hypercalls_fault_in_user_mode,
     vmx_cannot_be_enabled,
     reserved_bits_of_cr4_fault,
+    own_secrets_are_untouched,
+    no_foreign_secrets_appear,
 );

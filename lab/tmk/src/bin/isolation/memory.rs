@@ -1,6 +1,7 @@
 //! Addresses that are not the guest's.
 
-use tmk::cpu::{self, cpuid, inb, inl};
+use parterre_abi::msr;
+use tmk::cpu::{self, cpuid, inb, inl, try_rdmsr, try_wrmsr};
 use tmk::paging::{self, RIGHTS, UNCACHED};
 use tmk::{Fault, TestResult, apic, catch, check, hv, line, params, skip};
 
@@ -24,7 +25,10 @@ fn strange_addresses() -> impl Iterator<Item = u64> {
         0x100_0000_0000,
     ];
     let top = paging::highest_page();
+    // Where the hypervisor's own memory is, if the one who starts the program knows it.
+    let told = ["hypervisor", "hypervisor-end"].into_iter().filter_map(params::number);
     ends.chain(fixed)
+        .chain(told)
         .chain([top, top - 0x1000, top - 0x20_0000, top / 2])
         .filter(move |&address| address <= top && address >= 0x10_0000 && !params::is_described(address))
 }
@@ -76,6 +80,43 @@ pub fn ram_is_untouched() -> TestResult {
     memory_beyond_ram_keeps_no_write()?;
     for index in 0..512 {
         check!(CANARY.read(index) == 0x0123_4567_89AB_CDEF, "word {index} of a page of RAM has changed");
+    }
+    Ok(())
+}
+
+/// Overlay pages at addresses that are not RAM: refused, or there and gone again. Nothing else shows meanwhile.
+pub fn overlays_beyond_ram_are_harmless() -> TestResult {
+    const ENABLE: u64 = 1;
+    let registers = [msr::REFERENCE_TSC, msr::VP_ASSIST_PAGE, msr::SIMP, msr::SIEFP];
+    for number in registers {
+        let Ok(before) = try_rdmsr(number) else { continue };
+        for address in strange_addresses() {
+            if try_wrmsr(number, address | ENABLE).is_ok() {
+                let _ = read(address, RIGHTS);
+                let _ = try_wrmsr(number, before);
+            }
+            if let Ok(value) = read(address, RIGHTS | UNCACHED) {
+                check!(
+                    value == 0 || value == u64::MAX,
+                    "{address:#x} reads as {value:#x} after an overlay was there"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A translation through a page table that is not RAM ends in a fault, or shows nothing.
+pub fn page_tables_beyond_ram_are_harmless() -> TestResult {
+    for address in strange_addresses() {
+        let pointer = paging::show_through_table(address).cast::<u64>();
+        // SAFETY: the window is for this; what is read is not Rust's memory.
+        if let Ok(value) = catch(|| unsafe { core::ptr::read_volatile(pointer) }) {
+            check!(
+                value == 0 || value == u64::MAX,
+                "a page table at {address:#x} leads to memory that reads as {value:#x}"
+            );
+        }
     }
     Ok(())
 }
