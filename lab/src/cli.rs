@@ -199,7 +199,7 @@ pub struct ParentArgs {
     #[arg(long, value_name = "FILE")]
     pub guest_initrd: Option<String>,
     /// A whole Debian system as guest: oldest, stable or newest. The parent has its kernel and initramfs as /lab/guest-kernel
-    /// and /lab/guest-initrd, its disk as /dev/disk/by-id/virtio-lab-scratch0 and the key to its ssh as /lab/guest-key.
+    /// and /lab/guest-initrd, its disk as /dev/disk/by-id/lab-scratch0 and the key to its ssh as /lab/guest-key.
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["guest_kernel", "guest_initrd"])]
     pub guest_system: Option<String>,
     /// Put the test kernels (lab/tmk) at /lab/tmk; `vmwp --kernel /lab/tmk/cpuid` runs one.
