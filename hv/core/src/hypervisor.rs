@@ -247,15 +247,16 @@ impl Presence {
     const OUTSIDE: u64 = 0;
 
     /// Enters guest mode: calls `flush` if translations have become void since `seen`, until none have while entering.
-    pub fn enter(&self, translations: &Translations, seen: &mut u64, mut flush: impl FnMut()) {
+    /// `now` gives their present generation.
+    pub fn enter(&self, now: impl Fn() -> u64, seen: &mut u64, mut flush: impl FnMut()) {
         loop {
-            let generation = translations.generation();
+            let generation = now();
             if generation != *seen {
                 flush();
                 *seen = generation;
             }
             self.0.store(generation + 1, SeqCst);
-            if translations.generation() == generation {
+            if now() == generation {
                 return;
             }
         }

@@ -8,10 +8,10 @@ use crate::{
     machine::{Machine, Reg, Vcpu},
     version, xstate,
 };
+use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
-    cpuid::{self as leaf, HardwareFeatures},
+    cpuid::{self as leaf, HardwareFeatures, PrivilegeMask},
     hypercall::PartitionCreationFlags,
-    property::SyntheticProcessorFeatures,
 };
 
 /// A leaf that the parent answers (`HvCallRegisterInterceptResult`).
@@ -108,7 +108,12 @@ pub(super) fn answer<M: Machine>(
 ) -> [u32; 4] {
     let policy = child.policy.read();
     let mut answer = match eax {
-        leaf::FIRST..=leaf::LAST => hypervisor_leaf(policy.features, eax),
+        leaf::FIRST..=leaf::LAST => hypervisor_leaf(&hv.machine, &policy, eax),
+        // Shown to a guest that has said that it can live with it.
+        0x8000_0007 => {
+            let shown = policy.has_invariant_tsc(&hv.machine) && child.tsc_invariant.load(SeqCst) & 1 != 0;
+            [0, 0, 0, u32::from(shown) << 8]
+        }
         _ => processor_leaf(&hv.machine, &policy, vcpu, index, (eax, ecx)),
     };
     for over in
@@ -141,7 +146,6 @@ fn processor_leaf<M: Machine>(
         7 if ecx == 0 => structured(vcpu, &mut r),
         0x0B => r = topology(ecx, index, processors),
         0x0D => r = xsave_leaf(machine, policy, vcpu, ecx, r),
-        0x8000_0007 => r = [0, 0, 0, r[3] & 1 << 8],
         0x8000_0008 => {
             let bits = apic_id_bits(processors);
             r = [
@@ -221,13 +225,15 @@ fn xsave_leaf<M: Machine>(machine: &M, policy: &Policy, vcpu: &M::Vcpu, ecx: u32
     }
 }
 
-fn hypervisor_leaf(features: SyntheticProcessorFeatures, eax: u32) -> [u32; 4] {
+fn hypervisor_leaf<M: Machine>(machine: &M, policy: &Policy, eax: u32) -> [u32; 4] {
+    let features = policy.features;
     match eax {
         leaf::VENDOR_AND_MAX_FUNCTION => [LAST_LEAF, leaf::VENDOR[0], leaf::VENDOR[1], leaf::VENDOR[2]],
         leaf::INTERFACE => [leaf::INTERFACE_SIGNATURE, 0, 0, 0],
         leaf::VERSION => version::cpuid(),
         leaf::FEATURES => {
-            let privileges = privileges::privileges(features);
+            let mut privileges = privileges::privileges(features);
+            privileges.set(PrivilegeMask::ACCESS_TSC_INVARIANT_CONTROLS, policy.has_invariant_tsc(machine));
             [privileges.eax(), privileges.ebx(), 0, privileges::features(features).bits()]
         }
         leaf::ENLIGHTENMENTS => [privileges::enlightenments(features).bits(), u32::MAX, 0, 0],

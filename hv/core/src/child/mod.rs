@@ -5,6 +5,7 @@
 //! ```
 //! Everything of it lies in pages that were deposited for it, but for [`Child`] itself, which lies in one of the parent's.
 
+mod assist;
 mod cpuid;
 mod intercept;
 mod msr;
@@ -80,6 +81,8 @@ pub struct Child<M: Machine> {
     pub(crate) hypercall_msr: AtomicU64,
     pub(crate) reference_tsc_msr: AtomicU64,
     pub(crate) crash: [AtomicU64; 5],
+    /// Bit 0: the guest knows how to live with an invariant time stamp counter, and is shown it.
+    pub(crate) tsc_invariant: AtomicU64,
     /// The frames of the hypercall page and the reference TSC page.
     pub(crate) overlays: Mutex<[Option<Visible>; 2]>,
     /// The page of statistics that the parent has asked for.
@@ -104,6 +107,7 @@ impl<M: Machine> Child<M> {
             hypercall_msr: AtomicU64::new(0),
             reference_tsc_msr: AtomicU64::new(0),
             crash: [const { AtomicU64::new(0) }; 5],
+            tsc_invariant: AtomicU64::new(0),
             overlays: Mutex::new([None, None]),
             stats: Mutex::new(None),
         }
@@ -352,12 +356,22 @@ impl<M: Machine> Child<M> {
         true
     }
 
+    /// The generation of the translations that a virtual processor may have cached: those of the partition's address space and
+    /// those of its own. It grows with either.
+    pub(crate) fn generation_of(&self, vp: &Vp<M>) -> u64 {
+        self.translations.generation() + vp.translations.generation()
+    }
+
     /// Makes virtual processors forget cached translations, and waits until those that run have.
     pub(crate) fn flush(&self, hv: &Hypervisor<M>, current: usize) {
-        let generation = self.translations.advance();
-        for vp in self.vps().filter(|vp| vp.presence.is_older(generation)) {
+        self.translations.advance();
+        let is_older = |vp: &Vp<M>, generation| vp.presence.is_older(generation) && !vp.runs_on(current);
+        for vp in self.vps().filter(|vp| is_older(vp, self.generation_of(vp))) {
             vp.schedule.interrupt(&hv.machine);
-            while vp.presence.is_older(generation) && !vp.runs_on(current) {
+        }
+        for vp in self.vps() {
+            let generation = self.generation_of(&vp);
+            while is_older(&vp, generation) {
                 hv.machine.relax();
             }
         }

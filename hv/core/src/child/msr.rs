@@ -158,13 +158,19 @@ impl<M: Machine> Child<M> {
             msr::GUEST_OS_ID => self.guest_os_id.load(SeqCst),
             msr::HYPERCALL => self.hypercall_msr.load(SeqCst),
             msr::VP_INDEX => u64::from(vp.index),
+            msr::VP_RUNTIME => inner.counts.run_time(machine),
+            // The caller lets it idle.
+            msr::GUEST_IDLE => 0,
+            msr::TSC_INVARIANT_CONTROL if self.policy.read().has_invariant_tsc(machine) => {
+                self.tsc_invariant.load(SeqCst)
+            }
             msr::TIME_REF_COUNT => self.clock.read().reference_time(machine.tsc()),
             msr::REFERENCE_TSC => self.reference_tsc_msr.load(SeqCst),
             msr::TSC_FREQUENCY => machine.tsc_frequency(),
             msr::APIC_FREQUENCY => machine.apic_frequency(),
             msr::ICR => inner.apic.read_synthetic_icr().ok()?,
             msr::TPR => inner.apic.read_synthetic_tpr(inner.vcpu.get(Reg::Cr8) as u8),
-            msr::VP_ASSIST_PAGE => inner.assist_msr,
+            msr::VP_ASSIST_PAGE => inner.assist.register,
             msr::CRASH_P0..=msr::CRASH_P4 => self.crash[(number - msr::CRASH_P0) as usize].load(SeqCst),
             msr::CRASH_CTL => CRASH_CAPABILITIES,
             number => return vp.synic.read(number).or_else(|| inner.timers.read(number)),
@@ -293,7 +299,19 @@ impl<M: Machine> Child<M> {
                 Some(())
             }
             msr::CRASH_CTL => Some(()),
-            msr::VP_INDEX | msr::TIME_REF_COUNT | msr::TSC_FREQUENCY | msr::APIC_FREQUENCY => None,
+            msr::TSC_INVARIANT_CONTROL if self.policy.read().has_invariant_tsc(&hv.machine) => {
+                if value & !1 != 0 {
+                    return Some(None);
+                }
+                self.tsc_invariant.store(value, SeqCst);
+                Some(())
+            }
+            msr::VP_INDEX
+            | msr::VP_RUNTIME
+            | msr::TIME_REF_COUNT
+            | msr::TSC_FREQUENCY
+            | msr::APIC_FREQUENCY
+            | msr::GUEST_IDLE => None,
             _ => return None,
         })
     }
@@ -356,8 +374,9 @@ impl<M: Machine> Child<M> {
         let new = OverlayPageMsr::from(value);
         let place = new.enabled().then(|| new.page_number());
         let id = OverlayId::VpAssist(vp.index);
-        self.lay(hv, id, place, &inner.assist, &[0; 4], Access::READ | Access::WRITE)?;
-        inner.assist_msr = value;
+        inner.require_eoi(&hv.machine);
+        self.lay(hv, id, place, &inner.assist.page, &[0; 4], Access::READ | Access::WRITE)?;
+        inner.assist.register = value;
         Some(())
     }
 

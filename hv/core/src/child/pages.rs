@@ -79,10 +79,8 @@ impl VpPages {
         if self.get(Page::Stats).is_none() {
             return;
         }
-        let time =
-            (u128::from(counts.run_time) * 10_000_000 / u128::from(machine.tsc_frequency().max(1))) as u64;
         for (counter, value) in [
-            (VpCounter::TOTAL_RUN_TIME, time),
+            (VpCounter::TOTAL_RUN_TIME, counts.run_time(machine)),
             (VpCounter::HYPERCALLS_COUNT, counts.hypercalls),
             (VpCounter::IO_INSTRUCTIONS_COUNT, counts.io),
             (VpCounter::HLT_INSTRUCTIONS_COUNT, counts.halts),

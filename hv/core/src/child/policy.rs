@@ -84,6 +84,13 @@ impl Policy {
         kind.0 < 32 && self.intercepts & 1 << kind.0 != 0
     }
 
+    /// Whether the time stamp counter ticks at one rate always, and the parent lets the guest know.
+    pub fn has_invariant_tsc<M: Machine>(&self, machine: &M) -> bool {
+        const INVARIANT: u32 = 1 << 8;
+        !self.disabled.1.contains(ProcessorFeatures1::TSC_INVARIANT)
+            && machine.cpuid(0x8000_0007, 0)[3] & INVARIANT != 0
+    }
+
     /// Whether the parent answers this kind of access to a register.
     pub fn intercepts_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
         self.msrs.iter().any(|intercept| intercept.msr == msr && intercept.access.contains(access))

@@ -27,6 +27,7 @@ const FEATURES: [(F, P); 13] = [
 /// The synthetic features that a child can be given.
 pub(crate) const ASSIGNABLE: F = F::HYPERVISOR_PRESENT
     .union(F::HV1)
+    .union(F::ACCESS_VP_RUN_TIME_REG)
     .union(F::ACCESS_PARTITION_REFERENCE_COUNTER)
     .union(F::ACCESS_SYNIC_REGS)
     .union(F::ACCESS_SYNTHETIC_TIMER_REGS)
@@ -34,8 +35,13 @@ pub(crate) const ASSIGNABLE: F = F::HYPERVISOR_PRESENT
     .union(F::ACCESS_HYPERCALL_REGS)
     .union(F::ACCESS_VP_INDEX)
     .union(F::ACCESS_PARTITION_REFERENCE_TSC)
+    .union(F::ACCESS_GUEST_IDLE_REG)
     .union(F::ACCESS_FREQUENCY_REGS)
+    .union(F::ENABLE_EXTENDED_GVA_RANGES_FOR_FLUSH_VIRTUAL_ADDRESS_LIST)
     .union(F::DIRECT_SYNTHETIC_TIMERS)
+    .union(F::EXTENDED_PROCESSOR_MASKS)
+    .union(F::TB_FLUSH_HYPERCALLS)
+    .union(F::SYNTHETIC_CLUSTER_IPI)
     .union(F::NOTIFY_LONG_SPIN_WAIT)
     .union(F::SIGNAL_EVENTS);
 
@@ -48,7 +54,10 @@ pub(crate) fn privileges(features: F) -> P {
 /// EDX of the features leaf.
 pub(super) fn features(features: F) -> Features {
     let mut edx = Features::GUEST_CRASH_REGS;
+    edx.set(Features::GUEST_IDLE, features.contains(F::ACCESS_GUEST_IDLE_REG));
     edx.set(Features::FREQUENCY_REGS, features.contains(F::ACCESS_FREQUENCY_REGS));
+    let extended = F::ENABLE_EXTENDED_GVA_RANGES_FOR_FLUSH_VIRTUAL_ADDRESS_LIST;
+    edx.set(Features::EXTENDED_GVA_RANGES_FOR_FLUSH, features.contains(extended));
     edx.set(Features::DIRECT_SYNTHETIC_TIMERS, features.contains(F::DIRECT_SYNTHETIC_TIMERS));
     edx.set(Features::SINT_POLLING_MODE, features.contains(F::ACCESS_SYNIC_REGS));
     edx
@@ -56,9 +65,14 @@ pub(super) fn features(features: F) -> Features {
 
 /// What the guest had better do.
 pub(super) fn enlightenments(features: F) -> Enlightenments {
-    let mut hints = Enlightenments::USE_RELAXED_TIMING;
-    hints.set(Enlightenments::USE_APIC_MSRS, features.contains(F::ACCESS_INTR_CTRL_REGS));
-    hints
+    let hints = [
+        (F::ACCESS_INTR_CTRL_REGS, Enlightenments::USE_APIC_MSRS),
+        (F::TB_FLUSH_HYPERCALLS, Enlightenments::USE_HYPERCALL_FOR_REMOTE_FLUSH),
+        (F::SYNTHETIC_CLUSTER_IPI, Enlightenments::USE_SYNTHETIC_CLUSTER_IPI),
+        (F::EXTENDED_PROCESSOR_MASKS, Enlightenments::USE_EX_PROCESSOR_MASKS),
+    ];
+    let given = hints.into_iter().filter(|(feature, _)| features.contains(*feature));
+    given.fold(Enlightenments::USE_RELAXED_TIMING, |all, (_, hint)| all.union(hint))
 }
 
 /// The privilege for a synthetic register; none where everyone may.

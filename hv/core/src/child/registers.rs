@@ -141,6 +141,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             Name::HYPERCALL => self.child.hypercall_msr.load(SeqCst),
             Name::REFERENCE_TSC => self.child.reference_tsc_msr.load(SeqCst),
             Name::VP_INDEX => u64::from(self.vp.index),
+            Name::VP_RUNTIME => self.inner.counts.run_time(&self.hv.machine),
             Name::TIME_REF_COUNT => self.child.clock.read().reference_time(self.hv.machine.tsc()),
             name if (Name::GUEST_CRASH_P0.0..=Name::GUEST_CRASH_P4.0).contains(&name.0) => {
                 self.child.crash[(name.0 - Name::GUEST_CRASH_P0.0) as usize].load(SeqCst)
@@ -267,6 +268,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
         InternalActivityRegister::new()
             .with_startup_suspend(self.inner.activity == Activity::WaitForStartup)
             .with_halt_suspend(self.inner.activity == Activity::Halted)
+            .with_idle_suspend(self.inner.activity == Activity::Idle)
     }
 
     fn set_activity(&mut self, value: InternalActivityRegister) -> HvResult<()> {
@@ -274,7 +276,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             (false, false, false) => Activity::Active,
             (true, _, _) => Activity::WaitForStartup,
             (false, true, _) => Activity::Halted,
-            (false, false, true) => return Err(HvStatus::INVALID_REGISTER_VALUE),
+            (false, false, true) => Activity::Idle,
         };
         self.child.wake(self.hv, self.vp);
         Ok(())

@@ -154,6 +154,7 @@ impl<M: Machine> Run<'_, M> {
     /// Runs with this virtual processor's state in the machine instead of the parent's.
     fn in_place_of(&mut self, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> End {
         let begin = self.hv.machine.tsc();
+        self.inner.counts.since = Some(begin);
         parent.vcpu.unload(processor);
         self.inner.vcpu.load(processor);
         let end = loop {
@@ -171,6 +172,7 @@ impl<M: Machine> Run<'_, M> {
         parent.vcpu.load(processor);
         parent.expire_timers();
         parent.timer_taken();
+        self.inner.counts.since = None;
         self.inner.counts.run_time += self.hv.machine.tsc().wrapping_sub(begin);
         end
     }
@@ -191,6 +193,9 @@ impl<M: Machine> Run<'_, M> {
                 if let Some(end) = self.notify_deliverable().or_else(|| self.notify_free_slots()) {
                     return Some(end);
                 }
+            }
+            if self.inner.activity == Activity::Idle && self.interrupt().is_some() {
+                self.inner.activity = Activity::Active;
             }
             if self.inner.activity == Activity::Active {
                 return None;
@@ -218,12 +223,13 @@ impl<M: Machine> Run<'_, M> {
     fn has_work(&self) -> bool {
         let incoming = &self.vp.incoming;
         let startup = incoming.startup_pending();
-        let halted = self.inner.activity == Activity::Halted;
+        let waits = matches!(self.inner.activity, Activity::Halted | Activity::Idle);
+        let takes = self.inner.activity == Activity::Idle || self.interrupts_enabled();
         let schedule = &self.vp.schedule;
         startup
             || schedule.has_timer()
             || schedule.is_awaited()
-            || halted && (incoming.nmi_pending() || self.interrupts_enabled() && self.interrupt().is_some())
+            || waits && (incoming.nmi_pending() || takes && self.interrupt().is_some())
     }
 
     fn interrupts_enabled(&self) -> bool {
@@ -248,6 +254,7 @@ impl<M: Machine> Run<'_, M> {
         if incoming.take_init() {
             let signature = self.hv.machine.cpuid(1, 0)[0];
             power_on::init(&mut self.inner.vcpu, signature);
+            self.inner.require_eoi(&self.hv.machine);
             self.inner.apic.init(incoming);
             let bootstrap = self.inner.apic.base().is_bootstrap();
             self.inner.activity = if bootstrap { Activity::Active } else { Activity::WaitForStartup };
@@ -263,6 +270,9 @@ impl<M: Machine> Run<'_, M> {
     /// Injects what can be taken now, and asks for an exit when the rest can be.
     fn deliver_interrupts(&mut self) {
         let incoming = &self.vp.incoming;
+        if incoming.highest_request().is_some() {
+            self.inner.require_eoi(&self.hv.machine);
+        }
         let free = self.inner.vcpu.pending_event().is_none() && !self.inner.vcpu.interrupt_shadow();
         if incoming.nmi_pending() {
             if free && !self.inner.vcpu.nmi_masked() && incoming.take_nmi() {
@@ -288,7 +298,11 @@ impl<M: Machine> Run<'_, M> {
             incoming.take_ext_int();
             vector
         } else if let Some(vector) = self.pending_vector() {
-            self.inner.apic.acknowledge(incoming, vector, self.vp.synic.is_auto_eoi(vector));
+            let auto_eoi = self.vp.synic.is_auto_eoi(vector);
+            self.inner.apic.acknowledge(incoming, vector, auto_eoi);
+            if !auto_eoi {
+                self.inner.offer_no_eoi(&self.hv.machine, self.vp, vector);
+            }
             vector
         } else {
             return;
@@ -367,9 +381,11 @@ impl<M: Machine> Run<'_, M> {
     /// Enters guest mode once.
     fn enter(&mut self, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
         let Inner { vcpu, translations_seen, .. } = &mut *self.inner;
-        self.vp.presence.enter(&self.child.translations, translations_seen, || vcpu.flush_tlb());
+        let generation = || self.child.generation_of(self.vp);
+        self.vp.presence.enter(generation, translations_seen, || vcpu.flush_tlb());
         let exit = vcpu.run(processor);
         self.vp.presence.leave();
+        self.inner.look_for_eoi(&self.hv.machine, self.vp);
         self.handle(exit, parent, processor)
     }
 
@@ -477,6 +493,9 @@ impl<M: Machine> Run<'_, M> {
                 r[gpr::RAX] = value & 0xFFFF_FFFF;
                 r[gpr::RDX] = value >> 32;
                 self.skip(length, Exiting::ReadMsr);
+                if number == msr::GUEST_IDLE {
+                    self.inner.activity = Activity::Idle;
+                }
             }
             Outcome::Fault => events::general_protection(&mut self.inner.vcpu),
             Outcome::Intercept => return Some(self.msr_intercept(number, false, length)),
@@ -509,19 +528,22 @@ impl<M: Machine> Run<'_, M> {
 
     /// Does what an access to the local APIC leads to.
     fn carry_out(&mut self, effect: Effect) -> Option<End> {
+        if matches!(effect, Effect::EndOfInterrupt { .. }) {
+            self.inner.require_eoi(&self.hv.machine);
+            self.messages_due = true;
+        }
         match effect {
             Effect::None => {}
             Effect::TimerChanged => self.timers_due = true,
             Effect::SetCr8(cr8) => self.inner.vcpu.set(Reg::Cr8, u64::from(cr8)),
             Effect::SendIpi(ipi) => self.child.send_ipi(self.hv, Some(self.vp.index), ipi),
             Effect::EndOfInterrupt { vector: Some(vector), level: true } => {
-                self.messages_due = true;
                 if self.child.policy.read().reports_eoi() {
                     let message = self.reporter().end_of_interrupt(vector);
                     return Some(self.send(&message));
                 }
             }
-            Effect::EndOfInterrupt { .. } => self.messages_due = true,
+            Effect::EndOfInterrupt { .. } => {}
         }
         None
     }

@@ -1,10 +1,10 @@
 //! A virtual processor of a child: what others may touch at any time ([`Vp`]), and what belongs to whoever holds its lock
 //! ([`Inner`]): the processor that runs it, or a hypercall about it while it does not run.
 
-use super::{Child, VPS_PER_TABLE, VpPages, VpSynic, schedule::Schedule};
+use super::{Child, VPS_PER_TABLE, VpPages, VpSynic, assist::Assist, schedule::Schedule};
 use crate::{
     apic::{self, Incoming, LocalApic},
-    hypervisor::{Hypervisor, Presence},
+    hypervisor::{Hypervisor, Presence, Translations},
     instruction::Lengths,
     machine::{Machine, Reg, TableSource, Vcpu},
     memory::{OverlayId, Visible},
@@ -72,6 +72,8 @@ pub(crate) struct Vp<M: Machine> {
     pub schedule: Schedule,
     /// Whether it is in guest mode.
     pub presence: Presence,
+    /// How often its own cached translations were declared void; see [`Child::generation_of`].
+    pub translations: Translations,
     /// The pages that it shares with the parent.
     pub pages: Mutex<VpPages>,
     /// Its SynIC, which others post messages and signal events to while it runs.
@@ -87,6 +89,7 @@ impl<M: Machine> Vp<M> {
             incoming,
             schedule: Schedule::default(),
             presence: Presence::default(),
+            translations: Translations::default(),
             pages: Mutex::default(),
             synic,
             inner: Mutex::new(inner),
@@ -130,6 +133,8 @@ pub(crate) enum Activity {
     Active,
     /// Waits for an interrupt after HLT.
     Halted,
+    /// Waits for an interrupt after it has read GUEST_IDLE, whether it can take it or not.
+    Idle,
     /// Waits for a start-up message.
     WaitForStartup,
 }
@@ -153,11 +158,8 @@ pub(crate) struct Inner<M: Machine> {
     pub notify_deliverable: u64,
     /// Generation of the cached translations it ran with.
     pub translations_seen: u64,
-    /// The VP assist page and its register (TLFS "Virtual Processor Assist Page"). Nothing is put into the page: all that it
-    /// offers to a guest without nesting and VTLs is optional.
-    pub assist: Visible,
-    /// See `assist`.
-    pub assist_msr: u64,
+    /// The VP assist page.
+    pub assist: Assist,
     /// Numbers for the parent's statistics.
     pub counts: Counts,
     /// Lengths of instructions that exited lately.
@@ -179,8 +181,7 @@ impl<M: Machine> Inner<M> {
             intercept_suspend: false,
             notify_deliverable: NO_NOTIFICATION,
             translations_seen: u64::MAX,
-            assist,
-            assist_msr: 0,
+            assist: Assist::new(assist),
             counts: Counts::default(),
             lengths: Lengths::default(),
         }
@@ -207,8 +208,10 @@ impl<M: Machine> Inner<M> {
 /// What a virtual processor did, for the statistics page.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    /// Time in guest mode and in exits, TSC ticks.
+    /// Time in guest mode and in exits, TSC ticks, before the present dispatch.
     pub run_time: u64,
+    /// When the present dispatch began, if there is one.
+    pub since: Option<u64>,
     /// Dispatches by the parent.
     pub dispatches: u64,
     /// Exits, by what they were.
@@ -219,6 +222,15 @@ pub(crate) struct Counts {
     pub io: u64,
     pub memory: u64,
     pub interrupts: u64,
+}
+
+impl Counts {
+    /// Time in guest mode and in exits until now, in 100 ns.
+    pub fn run_time<M: Machine>(&self, machine: &M) -> u64 {
+        let present = self.since.map_or(0, |since| machine.tsc().wrapping_sub(since));
+        let ticks = u128::from(self.run_time) + u128::from(present);
+        (ticks * 10_000_000 / u128::from(machine.tsc_frequency().max(1))) as u64
+    }
 }
 
 /// Ends a virtual processor that was taken out of its partition, and gives its frames back.
@@ -236,7 +248,7 @@ pub(crate) fn end<M: Machine>(hv: &Hypervisor<M>, child: &Child<M>, vp: M::Page<
     child.with_tables(hv, |tables| {
         tables.give_frames(hv.machine.end_vcpu(inner.vcpu));
         let VpSynic { messages, events, .. } = vp.synic;
-        for page in pages.into_iter().flatten().chain([inner.assist, messages, events]) {
+        for page in pages.into_iter().flatten().chain([inner.assist.page, messages, events]) {
             let given = tables.give_visible(page);
             debug_assert!(given.is_ok(), "a page of a virtual processor is still shown");
         }

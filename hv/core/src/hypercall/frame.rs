@@ -103,6 +103,12 @@ impl<'a> Call<'a> {
         if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
     }
 
+    /// Refuses a rep call without elements that may have a variable header.
+    pub fn expect_variable_rep(&self) -> HvResult<()> {
+        let fits = self.control.rep_count() != 0 && !self.control.fast();
+        if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
+    }
+
     /// The elements that are still to do: from the start to the count.
     pub fn reps(&self) -> core::ops::Range<u16> {
         self.control.rep_start()..self.control.rep_count()

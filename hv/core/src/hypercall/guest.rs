@@ -1,16 +1,21 @@
 //! Hypercalls of children. They have few privileges: what they ask of others goes through the parent.
 
 mod connection;
+mod flush;
+mod ipi;
+mod processors;
 
 use super::{Call, Done, Memory};
 use crate::{
-    child::Child,
+    child::{Child, Vp},
+    hypervisor::Hypervisor,
     instruction::Mode,
     machine::{GpaFault, Machine, Vcpu, gpr},
 };
 use parterre_abi::{
     cpuid::PrivilegeMask,
     hypercall::{HypercallCode as Code, InterceptType},
+    property::SyntheticProcessorFeatures,
     status::{HvResult, HvStatus},
 };
 
@@ -37,13 +42,18 @@ pub(crate) enum Answer {
     OfParent,
 }
 
-/// Answers a hypercall of a child. RIP is still at the instruction.
-pub(crate) fn from_child<M: Machine>(child: &Child<M>, vcpu: &mut M::Vcpu) -> Answer {
+/// Answers a hypercall of virtual processor `caller` of a child. RIP is still at the instruction.
+pub(crate) fn from_child<M: Machine>(
+    hv: &Hypervisor<M>,
+    child: &Child<M>,
+    caller: &Vp<M>,
+    vcpu: &mut M::Vcpu,
+) -> Answer {
     let memory = ChildMemory(child);
     let long = Mode::of(vcpu) == Mode::Bits64;
     let call =
         if long { Call::from_registers(vcpu, &memory) } else { Call::from_register_pairs(vcpu, &memory) };
-    let done = match call.and_then(|call| answer(child, &call)) {
+    let done = match call.and_then(|call| answer(hv, child, caller, &call)) {
         Ok(Some(done)) => done,
         Ok(None) => return Answer::OfParent,
         Err(status) => Done::simple(Err(status)),
@@ -59,23 +69,55 @@ pub(crate) fn from_child<M: Machine>(child: &Child<M>, vcpu: &mut M::Vcpu) -> An
 }
 
 /// `None`: the parent answers.
-fn answer<M: Machine>(child: &Child<M>, call: &Call<'_>) -> HvResult<Option<Done>> {
+fn answer<M: Machine>(
+    hv: &Hypervisor<M>,
+    child: &Child<M>,
+    caller: &Vp<M>,
+    call: &Call<'_>,
+) -> HvResult<Option<Done>> {
+    let code = call.code();
+    if !may_call(child, code) {
+        return Err(HvStatus::ACCESS_DENIED);
+    }
     let simple = |()| Some(Done::simple(Ok(())));
-    match call.code() {
+    match code {
+        Code::FLUSH_VIRTUAL_ADDRESS_SPACE
+        | Code::FLUSH_VIRTUAL_ADDRESS_LIST
+        | Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX
+        | Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX => flush::answer(hv, child, call).map(Some),
+        Code::SEND_SYNTHETIC_CLUSTER_IPI | Code::SEND_SYNTHETIC_CLUSTER_IPI_EX => {
+            ipi::answer(hv, child, caller, call).map(simple)
+        }
         // A hint that the caller waits for another processor of its own. Running on is all that can be done about it here.
         Code::NOTIFY_LONG_SPIN_WAIT => {
             call.expect_simple()?;
             call.header::<u64>().map(|_| ()).map(simple)
         }
-        Code::POST_MESSAGE if !child.may(PrivilegeMask::POST_MESSAGES) => Err(HvStatus::ACCESS_DENIED),
-        Code::SIGNAL_EVENT if !child.may(PrivilegeMask::SIGNAL_EVENTS) => Err(HvStatus::ACCESS_DENIED),
         Code::POST_MESSAGE => connection::post_message(child, call).map(|()| None),
         Code::SIGNAL_EVENT => connection::signal_event(child, call).map(|()| None),
-        code if is_privileged(code) => Err(HvStatus::ACCESS_DENIED),
         Code::RETARGET_DEVICE_INTERRUPT if intercepts(child, RETARGET) => Ok(None),
         _ if intercepts(child, InterceptType::HYPERCALL) => Ok(None),
         _ => Err(HvStatus::INVALID_HYPERCALL_CODE),
     }
+}
+
+/// Whether a child has the privilege, or the feature, for a call. For one that there is not it needs none.
+fn may_call<M: Machine>(child: &Child<M>, code: Code) -> bool {
+    use SyntheticProcessorFeatures as Feature;
+    let feature = match code {
+        Code::POST_MESSAGE => return child.may(PrivilegeMask::POST_MESSAGES),
+        Code::SIGNAL_EVENT => return child.may(PrivilegeMask::SIGNAL_EVENTS),
+        Code::FLUSH_VIRTUAL_ADDRESS_SPACE | Code::FLUSH_VIRTUAL_ADDRESS_LIST => Feature::TB_FLUSH_HYPERCALLS,
+        Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX | Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX => {
+            Feature::TB_FLUSH_HYPERCALLS | Feature::EXTENDED_PROCESSOR_MASKS
+        }
+        Code::SEND_SYNTHETIC_CLUSTER_IPI => Feature::SYNTHETIC_CLUSTER_IPI,
+        Code::SEND_SYNTHETIC_CLUSTER_IPI_EX => {
+            Feature::SYNTHETIC_CLUSTER_IPI | Feature::EXTENDED_PROCESSOR_MASKS
+        }
+        code => return !is_privileged(code),
+    };
+    child.policy.read().features.contains(feature)
 }
 
 const RETARGET: InterceptType = InterceptType::RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID;

@@ -68,7 +68,7 @@ pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
     let input: GetVpStateInput = call.header()?;
     let child = hv.child(input.partition_id)?;
     let vp = child.vp(input.vp_index.0)?;
-    let inner = vp.lock(&hv.machine);
+    let mut inner = vp.lock(&hv.machine);
     let write = |bytes: &[u8]| {
         let address = listed_page(call, &input)?;
         let parent = hv.parent.space.read();
@@ -76,6 +76,8 @@ pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
     };
     match input.state_type {
         VpStateType::LAPIC_STATE => {
+            // What is told here is the whole state.
+            inner.require_eoi(&hv.machine);
             let context = inner.context(&vp, child.now(hv));
             write(inner.apic.export(&context).as_bytes())
         }
@@ -101,6 +103,7 @@ pub(super) fn set_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
         VpStateType::LAPIC_STATE => {
             let mut state = parterre_abi::lapic::LapicState::new_zeroed();
             read(state.as_mut_bytes())?;
+            inner.require_eoi(&hv.machine);
             let context = inner.context(&vp, child.now(hv));
             inner.apic.import(&state, &context);
             Ok(())

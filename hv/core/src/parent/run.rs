@@ -93,7 +93,7 @@ impl<M: Machine> ParentVp<M> {
             self.arm_timer(processor);
         }
         let Self { hv, lp, vcpu, translations_seen, .. } = self;
-        lp.guest.enter(&hv.parent.translations, translations_seen, || vcpu.flush_tlb());
+        lp.guest.enter(|| hv.parent.translations.generation(), translations_seen, || vcpu.flush_tlb());
         let exit = vcpu.run(processor);
         lp.guest.leave();
         self.handle(exit, processor);

@@ -82,6 +82,7 @@ fn synthetic_registers_that_a_child_has_no_right_to_fault() {
     let has = |bit: u32| privileges[0] >> bit & 1 != 0;
     // A register is there exactly if CPUID 0x40000003 EAX says so.
     for (register, bit) in [
+        (msr::VP_RUNTIME, 0),
         (msr::TIME_REF_COUNT, 1),
         (msr::SCONTROL, 2),
         (msr::SIMP, 2),
@@ -94,9 +95,9 @@ fn synthetic_registers_that_a_child_has_no_right_to_fault() {
         (msr::VP_INDEX, 6),
         (msr::RESET, 7),
         (msr::REFERENCE_TSC, 9),
-        (msr::GUEST_IDLE, 10),
         (msr::TSC_FREQUENCY, 11),
         (msr::REENLIGHTENMENT_CONTROL, 13),
+        (msr::TSC_INVARIANT_CONTROL, 15),
     ] {
         assert_eq!(child.read(register).is_ok(), has(bit), "{register:#x}");
     }

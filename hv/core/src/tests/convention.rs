@@ -369,6 +369,14 @@ fn a_child_has_none_of_the_parents_calls() {
         let expected = match code {
             code if privileged.contains(&code) => HvStatus::ACCESS_DENIED,
             code if code == Code::NOTIFY_LONG_SPIN_WAIT.0 => HvStatus::SUCCESS,
+            // No processor is named.
+            code if code == Code::FLUSH_VIRTUAL_ADDRESS_SPACE.0 => HvStatus::SUCCESS,
+            code if code == Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX.0 => HvStatus::SUCCESS,
+            // No list, and no vector.
+            code if code == Code::FLUSH_VIRTUAL_ADDRESS_LIST.0 => HvStatus::INVALID_HYPERCALL_INPUT,
+            code if code == Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX.0 => HvStatus::INVALID_HYPERCALL_INPUT,
+            code if code == Code::SEND_SYNTHETIC_CLUSTER_IPI.0 => HvStatus::INVALID_PARAMETER,
+            code if code == Code::SEND_SYNTHETIC_CLUSTER_IPI_EX.0 => HvStatus::INVALID_PARAMETER,
             // The input is zero: no type of a message, but a connection that might be.
             code if code == Code::POST_MESSAGE.0 => HvStatus::INVALID_PARAMETER,
             code if code == Code::SIGNAL_EVENT.0 => HvStatus::INVALID_CONNECTION_ID,

@@ -7,6 +7,7 @@ pub(crate) mod between;
 mod child_registers;
 mod convention;
 mod devices;
+mod enlightened;
 mod guests;
 mod pages;
 mod parent_registers;

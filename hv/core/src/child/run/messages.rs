@@ -66,7 +66,7 @@ impl<M: Machine> Run<'_, M> {
             events::invalid_opcode(&mut self.inner.vcpu);
             return None;
         }
-        match hypercall::from_child(self.child, &mut self.inner.vcpu) {
+        match hypercall::from_child(self.hv, self.child, self.vp, &mut self.inner.vcpu) {
             Answer::Done => self.skip(length, Exiting::Hypercall),
             // It passes over the instruction, as after other intercepts.
             Answer::OfParent => {
