@@ -26,7 +26,8 @@ use parterre_worker::processor::log_line;
 use parterre_worker::sandbox;
 use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
-use parterre_worker::vsp::Devices;
+use parterre_worker::vsp::storage::Storage;
+use parterre_worker::vsp::{Devices, hotplug};
 use uuid::Uuid;
 
 /// The worker process of one virtual machine.
@@ -161,15 +162,20 @@ fn prepare(spec: &WorkerSpec) -> Result<Service, AnyError> {
     settings.check()?;
     let processors = u8::try_from(settings.processors)?;
     let initrd = settings.initrd.as_deref();
-    let template =
+    let mut template =
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
+    let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
+    template.devices.devices.extend(storage.devices());
     let paths = WorkerPaths::new(spec.directory.clone());
     let bind = |path: PathBuf| {
         UnixListener::bind(&path).map_err(|e| format!("cannot listen on {}: {e}", path.display()))
     };
     let listeners = Listeners { control: bind(paths.control())?, console: bind(paths.console())? };
+    let devices = bind(paths.devices())?;
     let service = Service::new(template, spec.id, Some(listeners))?;
     sandbox::enter()?;
+    // After that, so that its thread is in the sandbox too.
+    hotplug::serve(devices, Arc::new(storage))?;
     Ok(service)
 }
 

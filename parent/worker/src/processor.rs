@@ -1,7 +1,7 @@
 //! One virtual processor's thread: run, handle the intercept, run again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parterre_chipset::PowerEvents;
 use parterre_chipset::pc::Pc;
@@ -149,9 +149,15 @@ fn answer_cpuid(vp: &mut dyn VirtualProcessor, context: &Context, default: &[u32
     skip(vp, context, 2)
 }
 
+/// How many lines the worker may still log: a guest that makes trouble without end must not fill the parent's disk.
+static LINES_LEFT: AtomicU32 = AtomicU32::new(1 << 20);
+
 /// A line for the worker's log (standard error).
 pub fn log_line(line: std::fmt::Arguments<'_>) {
     use std::io::Write;
-    // A log that cannot be written must not stop a virtual machine.
-    let _ = writeln!(std::io::stderr().lock(), "vmwp: {line}");
+    let one_less = |left: u32| left.checked_sub(1);
+    if LINES_LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+        // A log that cannot be written must not stop a virtual machine.
+        let _ = writeln!(std::io::stderr().lock(), "vmwp: {line}");
+    }
 }

@@ -17,8 +17,6 @@ use seccompiler::{
 
 /// Most open files: processors, console and control connections, VMBus channels with what their devices wait for.
 const MAX_FILES: u64 = 4096;
-/// Longest log that the worker may write, in bytes.
-const MAX_FILE_SIZE: u64 = 64 << 20;
 
 /// What of the sandbox could not be put up.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +65,18 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
+    libc::SYS_preadv,
     libc::SYS_write,
     libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_fallocate,
+    libc::SYS_ftruncate,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_fstatfs,
+    // Of rings that are there already, which take only file I/O.
+    libc::SYS_io_uring_enter,
     libc::SYS_lseek,
     libc::SYS_fstat,
     libc::SYS_statx,
@@ -77,6 +85,8 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_close,
     libc::SYS_accept4,
     libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_setsockopt,
     libc::SYS_sendto,
     libc::SYS_shutdown,
     libc::SYS_epoll_ctl,
@@ -96,8 +106,12 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
 /// The magic number of `/dev/mshv`'s requests, where it stands in a request.
 const MSHV_MAGIC: u64 = 0xB8 << 8;
 const MAGIC_MASK: u64 = 0xFF << 8;
-/// Other requests that a worker makes: non-blocking mode, and the attributes of the terminal that it gives back.
-const REQUESTS: [libc::Ioctl; 9] = [
+/// Size of a block device's logical block (`BLKSSZGET`), and of its physical one (`BLKPBSZGET`).
+const BLOCK_SIZE: [libc::Ioctl; 2] = [0x1268, 0x127B];
+/// Other requests that a worker makes: non-blocking mode, the attributes of the terminal that it gives back, and blocks of disks.
+const REQUESTS: [libc::Ioctl; 11] = [
+    BLOCK_SIZE[0],
+    BLOCK_SIZE[1],
     libc::FIONBIO,
     libc::TCGETS,
     libc::TCSETS,
@@ -112,7 +126,6 @@ const REQUESTS: [libc::Ioctl; 9] = [
 /// Puts the sandbox up, for this thread and all that it starts.
 pub fn enter() -> Result<(), SandboxError> {
     set_limit(Resource::Nofile, MAX_FILES)?;
-    set_limit(Resource::Fsize, MAX_FILE_SIZE)?;
     set_limit(Resource::Core, 0)?;
     set_no_new_privs(true)?;
     close_file_system()?;

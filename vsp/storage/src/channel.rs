@@ -452,7 +452,7 @@ impl Handler for Channel {
     }
 
     fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.engine);
+        self.engine.wait(wait);
         if self.negotiation.is_some() {
             wait.readable(&self.shared.waker);
         }

@@ -5,10 +5,10 @@
 //! costs one system call, whatever disks it is for.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use parterre_vmbus_ring::Segment;
+use parterre_vmbus_server::Wait;
 
 use crate::file::DiskFile;
 use crate::scsi::Sense;
@@ -147,8 +147,8 @@ impl Medium {
     }
 }
 
-/// One channel's way to its media. Its descriptor is readable while there are completions.
-pub trait Engine: Send + AsFd {
+/// One channel's way to its media.
+pub trait Engine: Send {
     /// Takes a request over. It may only be queued until the next [`kick`](Self::kick).
     ///
     /// # Errors
@@ -163,6 +163,9 @@ pub trait Engine: Send + AsFd {
 
     /// Waits until nothing that was submitted touches guest memory any more; completions are forgotten.
     fn drain(&mut self);
+
+    /// Names what is readable while there are completions.
+    fn wait<'a>(&'a self, wait: &mut Wait<'a>);
 }
 
 /// Makes engines: one for each channel that is opened.

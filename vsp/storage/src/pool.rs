@@ -4,12 +4,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use parterre_vmbus_ring::{Memory, Segment};
-use parterre_vmbus_server::Waker;
+use parterre_vmbus_server::{Wait, Waker};
 
 use crate::disk::{Completion, DiskError, Engine, Engines, Medium, Operation, Request};
 
@@ -110,11 +109,9 @@ impl Engine for Pool {
         state.done.clear();
         self.0.waker.clear();
     }
-}
 
-impl AsFd for Pool {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.waker.as_fd()
+    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+        wait.readable(&self.0.waker);
     }
 }
 

@@ -1,5 +1,8 @@
 //! The synthetic devices of a machine: what stands on its VMBus.
 
+pub mod hotplug;
+pub mod storage;
+
 use std::sync::Arc;
 
 use parterre_vmbus_server::Device;

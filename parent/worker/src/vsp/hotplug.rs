@@ -1,0 +1,91 @@
+//! The device socket: devices come and go while the guest runs.
+//!
+//! A thread of its own, since to open an image may take a while. One connection at a time: there is one management service.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
+use parterre_vsp_storage::file::OpenFile;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use super::storage::Storage;
+use crate::processor::log_line;
+
+/// Longest request.
+const LINE_LIMIT: usize = 1 << 16;
+/// Most descriptors that come with a request.
+const MAX_DESCRIPTORS: usize = 4;
+/// How long a connection may be silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves the socket from a thread of its own, for as long as the process lives.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn serve(listener: UnixListener, storage: Arc<Storage>) -> io::Result<()> {
+    let serve = move || {
+        for stream in listener.incoming() {
+            let served = stream.and_then(|stream| answer(stream, &storage));
+            if let Err(error) = served {
+                log_line(format_args!("a connection to the device socket broke off: {error}"));
+            }
+        }
+    };
+    thread::Builder::new().name("devices".into()).spawn(serve).map(drop)
+}
+
+fn answer(mut stream: UnixStream, storage: &Storage) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (line, descriptors) = receive(&stream)?;
+    let done = serde_json::from_slice(&line)
+        .map_err(|error| format!("the request cannot be read: {error}"))
+        .and_then(|request| perform(request, descriptors, storage));
+    let answer = match done {
+        Ok(()) => DeviceAnswer::Done,
+        Err(message) => DeviceAnswer::Failed { message },
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// A line, and the descriptors that came with it.
+fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let (mut line, mut descriptors) = (Vec::new(), Vec::new());
+    while !line.ends_with(b"\n") {
+        let mut bytes = [0; 4096];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(stream, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        line.extend_from_slice(&bytes[..received.bytes]);
+        if received.bytes == 0 || line.len() > LINE_LIMIT || descriptors.len() > MAX_DESCRIPTORS {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok((line, descriptors))
+}
+
+fn perform(request: DeviceRequest, descriptors: Vec<OwnedFd>, storage: &Storage) -> Result<(), String> {
+    match request {
+        DeviceRequest::AddDisk { disk } => {
+            disk.check()?;
+            let mut files = descriptors.into_iter().map(File::from);
+            let cached = files.next().ok_or("no file came with the disk")?;
+            storage.add(&disk, OpenFile { cached, direct: files.next() })
+        }
+        DeviceRequest::RemoveDisk { controller, lun } => storage.remove(controller, lun),
+    }
+}

@@ -1,0 +1,238 @@
+//! The machine's disks: controllers by its settings, and the engine that gives guest memory to the kernel.
+//!
+//! All rings are made before the sandbox closes, as many as the controllers may have channels at a time, so that a running worker
+//! needs no right to make one. A channel that is closed gives its ring back.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use parterre_api::{DiskCache, DiskFormat, DiskSettings};
+use parterre_partition::io::{IoCompletion, IoOperation, IoRequest, IoRing};
+use parterre_partition::memory::GuestMemory;
+use parterre_vmbus_server::ring::Segment;
+use parterre_vmbus_server::{Device, Memory, Wait};
+use parterre_vsp_storage::controller::queues;
+use parterre_vsp_storage::disk::{Completion, DiskError, Operation, Request};
+use parterre_vsp_storage::file::{Cache, Direct, DiskFile, OpenFile, raw};
+use parterre_vsp_storage::pool::Pool;
+use parterre_vsp_storage::{Backing, Controller, Engine, Engines, Identity, Kind, Lun, Medium, qcow2};
+use uuid::Uuid;
+
+use crate::processor::log_line;
+
+/// Requests of a ring that the kernel is told of at once.
+const RING_DEPTH: u32 = 128;
+
+/// Rings that no channel uses.
+struct Rings {
+    idle: Mutex<Vec<IoRing>>,
+    memory: Arc<dyn Memory>,
+}
+
+impl Rings {
+    fn give_back(&self, ring: IoRing) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(ring);
+    }
+}
+
+struct RingEngines(Arc<Rings>);
+
+impl Engines for RingEngines {
+    fn engine(&self) -> io::Result<Box<dyn Engine>> {
+        let ring = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pool = Pool::new(self.0.memory.clone())?;
+        match ring {
+            Some(ring) => Ok(Box::new(RingEngine { ring: Some(ring), pool, rings: self.0.clone() })),
+            // The kernel gave none.
+            None => Ok(Box::new(pool)),
+        }
+    }
+}
+
+/// Files by io_uring, images and what is rare by threads.
+struct RingEngine {
+    /// There until the engine is dropped.
+    ring: Option<IoRing>,
+    pool: Pool,
+    rings: Arc<Rings>,
+}
+
+/// Whether a request may go past the page cache.
+fn is_aligned(direct: &Direct, offset: u64, segments: &[Segment]) -> bool {
+    let memory = u64::from(direct.memory_alignment) - 1;
+    let file = u64::from(direct.offset_alignment) - 1;
+    // The guest's memory is aligned in the host as it is in the guest.
+    offset & file == 0
+        && segments.iter().all(|segment| segment.gpa & memory == 0 && segment.len & (memory | file) == 0)
+}
+
+/// The way of a request to its file.
+fn route<'a>(file: &'a DiskFile, request: &Request<'_>) -> (&'a Arc<File>, Option<&'a Arc<File>>) {
+    match &file.direct {
+        Some(direct) if is_aligned(direct, request.offset, request.segments) => {
+            (&direct.file, Some(&file.cached))
+        }
+        _ => (&file.cached, None),
+    }
+}
+
+impl Engine for RingEngine {
+    fn submit(&mut self, request: Request<'_>) -> Result<(), DiskError> {
+        let operation = match request.operation {
+            Operation::Read => IoOperation::Read,
+            Operation::Write { durable } => IoOperation::Write { durable },
+            Operation::Flush => IoOperation::Sync,
+            Operation::Discard | Operation::WriteZeroes { .. } => return self.pool.submit(request),
+        };
+        let (Backing::File(disk), Some(ring)) = (&request.medium.backing, &mut self.ring) else {
+            return self.pool.submit(request);
+        };
+        let (file, spare) = match operation {
+            IoOperation::Sync => (&disk.cached, None),
+            _ => route(disk, &request),
+        };
+        let io = IoRequest { tag: request.tag, file, spare, operation, offset: request.offset };
+        let segments = request.segments.iter().map(|segment| (segment.gpa, segment.len));
+        if ring.push(io, segments) { Ok(()) } else { Err(DiskError::Memory) }
+    }
+
+    fn kick(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.submit();
+        }
+    }
+
+    fn completions(&mut self, done: &mut Vec<Completion>) {
+        if let Some(ring) = &mut self.ring {
+            ring.completions(|IoCompletion { tag, result }| {
+                done.push(Completion { tag, result: result.map_err(DiskError::from) });
+            });
+        }
+        self.pool.completions(done);
+    }
+
+    fn drain(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.drain();
+        }
+        self.pool.drain();
+    }
+
+    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+        if let Some(ring) = &self.ring {
+            wait.readable(ring);
+        }
+        self.pool.wait(wait);
+    }
+}
+
+impl Drop for RingEngine {
+    fn drop(&mut self) {
+        self.drain();
+        if let Some(ring) = self.ring.take() {
+            self.rings.give_back(ring);
+        }
+    }
+}
+
+/// A unit with its medium, from descriptors that are open.
+fn unit(disk: &DiskSettings, open: OpenFile) -> Result<Lun, String> {
+    let named = |error: String| format!("{}: {error}", disk.file.display());
+    let read_only = disk.read_only || disk.dvd;
+    let medium = match disk.format {
+        DiskFormat::Raw => {
+            let (file, facts) = raw(open, read_only, disk.dvd).map_err(named)?;
+            Medium { facts, backing: Backing::File(file) }
+        }
+        DiskFormat::Qcow2 => {
+            let (image, facts) = qcow2::open(open.cached, read_only).map_err(named)?;
+            Medium { facts, backing: Backing::Image(Box::new(image)) }
+        }
+    };
+    let kind = if disk.dvd { Kind::Dvd } else { Kind::Disk };
+    Ok(Lun::new(kind, Identity::new(disk.id, disk.serial.as_deref()), Some(Arc::new(medium))))
+}
+
+/// The controllers of a machine.
+pub struct Storage {
+    controllers: BTreeMap<u8, Arc<Controller>>,
+}
+
+impl Storage {
+    /// The controllers that the disks need, and the first in any case, so that disks can be added while the guest runs. Opens the
+    /// disks' files.
+    ///
+    /// # Errors
+    /// A sentence that names the disk.
+    pub fn new(
+        machine: Uuid,
+        processors: u32,
+        disks: &[DiskSettings],
+        memory: &GuestMemory,
+    ) -> Result<Storage, String> {
+        let count = disks.iter().map(|disk| disk.controller + 1).max().unwrap_or(0).max(1);
+        let idle = rings(memory, u32::from(count) * u32::from(queues(processors)));
+        let guest: Arc<dyn Memory> = Arc::new(memory.regions().clone());
+        let rings = Arc::new(Rings { idle: Mutex::new(idle), memory: guest });
+        let engines = Arc::new(RingEngines(rings));
+        let make = |number: u8| {
+            let controller = Controller::new(machine, number, processors, engines.clone());
+            let controller = controller.map_err(|e| format!("cannot make SCSI controller {number}: {e}"))?;
+            Ok((number, Arc::new(controller)))
+        };
+        let controllers = (0..count).map(make).collect::<Result<_, String>>()?;
+        let storage = Storage { controllers };
+        for disk in disks {
+            let cache = if disk.cache == DiskCache::Host { Cache::Use } else { Cache::Bypass };
+            storage.add(disk, OpenFile::open(&disk.file, disk.read_only || disk.dvd, cache)?)?;
+        }
+        Ok(storage)
+    }
+
+    /// The controllers as devices on VMBus.
+    pub fn devices(&self) -> impl Iterator<Item = Arc<dyn Device>> + '_ {
+        self.controllers.values().map(|controller| controller.clone() as Arc<dyn Device>)
+    }
+
+    fn controller(&self, number: u8) -> Result<&Controller, String> {
+        self.controllers.get(&number).map(|controller| &**controller).ok_or_else(|| {
+            format!(
+                "the virtual machine was started without controller {number}; stop it, or use another controller"
+            )
+        })
+    }
+
+    /// Puts a disk in; the guest is told.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn add(&self, disk: &DiskSettings, open: OpenFile) -> Result<(), String> {
+        let controller = self.controller(disk.controller)?;
+        controller.add(disk.lun, Arc::new(unit(disk, open)?)).map_err(|error| error.to_string())
+    }
+
+    /// Takes a disk out; the guest is told.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn remove(&self, controller: u8, lun: u8) -> Result<(), String> {
+        self.controller(controller)?.remove(lun).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// As many rings as the kernel gives, up to `count`.
+fn rings(memory: &GuestMemory, count: u32) -> Vec<IoRing> {
+    let mut rings = Vec::new();
+    for _ in 0..count {
+        match IoRing::new(memory, RING_DEPTH) {
+            Ok(ring) => rings.push(ring),
+            Err(error) => {
+                log_line(format_args!("disks go without io_uring, which is slower: {error}"));
+                break;
+            }
+        }
+    }
+    rings
+}
