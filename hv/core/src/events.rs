@@ -1,7 +1,7 @@
 //! Small steps that every exit handler takes: passing over the instruction, raising an exception.
 
 use crate::{
-    instruction::{Exiting, Mode},
+    instruction::{Exiting, Mode, writes_control_register},
     machine::{Event, Reg, SegmentName, Vcpu},
     walk::{self, GuestMemory},
 };
@@ -50,6 +50,22 @@ pub(crate) fn general_protection<V: Vcpu>(vcpu: &mut V) {
 /// Raises #UD.
 pub(crate) fn invalid_opcode<V: Vcpu>(vcpu: &mut V) {
     raise(vcpu, vector::INVALID_OPCODE, None);
+}
+
+/// What a refusal to run on means: #GP(0) if the present instruction is a MOV to CR3 or CR4. Emulated processors end the
+/// run there when the value has reserved bits, where real ones raise the exception. Says whether it was that.
+pub(crate) fn refuse_control_register<V: Vcpu, G: GuestMemory + ?Sized>(
+    vcpu: &mut V,
+    memory: &G,
+    physical_bits: u8,
+) -> bool {
+    let mode = Mode::of(vcpu);
+    let bytes = fetch_at_rip(vcpu, memory, physical_bits, mode);
+    let refused = vcpu.cpl() == 0 && bytes.is_some_and(|bytes| writes_control_register(&bytes, mode));
+    if refused {
+        general_protection(vcpu);
+    }
+    refused
 }
 
 /// The length of the exiting instruction `what`, decoded where the machine does not tell it. If its bytes cannot be fetched

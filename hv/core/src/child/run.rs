@@ -416,6 +416,8 @@ impl<M: Machine> Run<'_, M> {
                 parent.note_nmi();
                 return Some(End::Ready);
             }
+            // The parent's interrupts come first: were it something else, the virtual processor would fail again and again.
+            Exit::Failed(_) if self.refused_control_register() => return Some(End::Ready),
             Exit::Shutdown | Exit::Failed(_) => return Some(self.unrecoverable()),
         }
         None
@@ -459,6 +461,14 @@ impl<M: Machine> Run<'_, M> {
         let bits = self.child.policy.read().physical_bits;
         let vcpu = &self.inner.vcpu;
         self.child.read_space(|space| events::length_of(vcpu, space.slat(), bits, what)).unwrap_or(1)
+    }
+
+    fn refused_control_register(&mut self) -> bool {
+        let bits = self.child.policy.read().physical_bits;
+        let vcpu = &mut self.inner.vcpu;
+        self.child
+            .read_space(|space| events::refuse_control_register(vcpu, space.slat(), bits))
+            .unwrap_or(false)
     }
 
     fn instruction_bytes(&self) -> Option<crate::walk::Instruction> {

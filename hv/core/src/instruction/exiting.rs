@@ -80,3 +80,17 @@ impl Exiting {
         })
     }
 }
+
+/// Whether the instruction at the start of `bytes` is a MOV to CR3 or CR4: the control registers whose reserved bits
+/// depend on what the processor has.
+pub fn writes_control_register(bytes: &[u8], mode: Mode) -> bool {
+    let mut cursor = Cursor::new(bytes);
+    let found = Prefixes::read(&mut cursor, mode).and_then(|(prefixes, opcode)| {
+        let (second, modrm) = (cursor.byte()?, cursor.byte()?);
+        Some((prefixes, opcode, second, modrm))
+    });
+    // The ModRM byte always names a register, whatever its upper bits say.
+    found.is_some_and(|(prefixes, opcode, second, modrm)| {
+        !prefixes.lock && (opcode, second) == (0x0F, 0x22) && matches!(prefixes.extended(modrm >> 3), 3 | 4)
+    })
+}

@@ -45,6 +45,27 @@ fn exiting_instructions() {
 }
 
 #[test]
+fn writes_to_control_registers() {
+    for mode in MODES {
+        for (code, expected) in [
+            (&[0x0F, 0x22, 0xE0][..], true),
+            (&[0x0F, 0x22, 0xDF], true),
+            (&[0x66, 0x0F, 0x22, 0x27], true),
+            (&[0x0F, 0x22, 0xC0], false),
+            (&[0x0F, 0x22, 0xD0], false),
+            (&[0x0F, 0x20, 0xE0], false),
+            (&[0xF0, 0x0F, 0x22, 0xE0], false),
+            (&[0x0F, 0x22], false),
+            (&[], false),
+        ] {
+            assert_eq!(writes_control_register(code, mode), expected, "{code:x?} in {mode:?}");
+        }
+    }
+    assert!(writes_control_register(&[0x41, 0x0F, 0x22, 0xE0], Mode::Bits64), "from R8");
+    assert!(!writes_control_register(&[0x44, 0x0F, 0x22, 0xE0], Mode::Bits64), "CR12 is not there");
+}
+
+#[test]
 fn the_length_is_that_of_the_expected_instruction_only() {
     assert_eq!(Exiting::Cpuid.length(&[0x0F, 0xA2], Mode::Bits64), Some(2));
     assert_eq!(Exiting::Cpuid.length(&[0x0F, 0x30], Mode::Bits64), None);

@@ -38,6 +38,8 @@ pub(crate) struct ParentVp<M: Machine> {
     machine_check_noted: bool,
     translations_seen: u64,
     lengths: Lengths,
+    /// Where the processor refused an instruction last, and how often in succession it was there.
+    refused: (u64, u32),
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -73,6 +75,7 @@ impl<M: Machine> ParentVp<M> {
             machine_check_noted: false,
             translations_seen: 0,
             lengths: Lengths::default(),
+            refused: (0, 0),
         }
     }
 
@@ -117,11 +120,24 @@ impl<M: Machine> ParentVp<M> {
             }
             Exit::Io(_) | Exit::Exception { .. } => {}
             Exit::Shutdown => self.hv.machine.reset(),
-            Exit::Failed(code) => panic!(
-                "processor {} cannot run the parent: entry refused with code {code:#x} at RIP {:#x}",
+            Exit::Failed(code) => self.failed(code),
+        }
+    }
+
+    /// The processor will not run the parent on: the instruction is refused, or the hypervisor is at fault.
+    fn failed(&mut self, code: u64) {
+        /// An instruction that is refused is not the next one at the same place so often, unless nothing runs at all.
+        const ENOUGH: u32 = 10_000;
+        let rip = self.vcpu.get(Reg::Rip);
+        let (place, times) = self.refused;
+        self.refused = (rip, if place == rip { times + 1 } else { 0 });
+        let space = self.hv.parent.space.read();
+        let refused = events::refuse_control_register(&mut self.vcpu, space.slat(), PHYSICAL_BITS);
+        if !refused || self.refused.1 > ENOUGH {
+            panic!(
+                "processor {} cannot run the parent: entry refused with code {code:#x} at RIP {rip:#x}",
                 self.lp.index,
-                self.vcpu.get(Reg::Rip),
-            ),
+            );
         }
     }
 

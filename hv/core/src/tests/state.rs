@@ -2,7 +2,7 @@
 
 use super::{Rig, steps::*};
 use crate::fake::Flow;
-use crate::machine::{Access, Exit, IoExit, Reg, SegmentName, Vcpu, gpr};
+use crate::machine::{Access, Event, Exit, IoExit, Reg, SegmentName, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{
         DispatchVpFlags, GetNextChildPartitionInput, GetPartitionPropertyExInput, GetPartitionPropertyInput,
@@ -423,4 +423,30 @@ fn a_triple_fault_is_told_and_only_that_partition_ends() {
         assert_eq!(kind, parterre_abi::message::MessageType::UNRECOVERABLE_EXCEPTION);
     }
     assert_eq!(rig.end(id).len(), 208);
+}
+
+/// Emulated processors refuse to go on at a MOV to a control register that has to end in #GP.
+#[test]
+fn a_refused_control_register_is_a_general_protection_fault() {
+    let mut rig = Rig::new();
+    let (id, shared) = rig.guest();
+    rig.give_memory(id, 0, 2);
+    for (code, refused) in [([0x0F, 0x22, 0xE0], true), ([0x0F, 0x22, 0xC0], false)] {
+        rig.machine.script(1).code(move |vcpu| {
+            let cs = crate::machine::Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xC09B };
+            vcpu.set_segment(SegmentName::Cs, cs);
+            vcpu.set(Reg::Cr0, 0x11);
+            vcpu.set(Reg::Rip, 0x1000);
+            vcpu.write_memory(0x1000, &code).expect("memory");
+            Flow::Exit(Exit::Failed(u64::MAX))
+        });
+        if refused {
+            assert_eq!(rig.cpu().resume_dispatch(id, 0), READY);
+            rig.machine.script(1).exit(Exit::Shutdown);
+        }
+        assert_eq!(rig.cpu().resume_dispatch(id, 0), INTERCEPTED);
+        let kind = rig.intercept(shared).header.message_type;
+        assert_eq!(kind, parterre_abi::message::MessageType::UNRECOVERABLE_EXCEPTION);
+    }
+    assert_eq!(rig.machine.script(1).delivered(), [Event::Exception(13, Some(0))]);
 }
