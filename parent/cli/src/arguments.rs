@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use parterre_api::parse_size;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use parterre_api::{IntegrationService, parse_size};
 
 /// Manages the virtual machines of a Parterre host.
 ///
@@ -83,6 +83,184 @@ pub enum VmCommand {
         /// Name or id.
         name: String,
     },
+    /// What is asked of the guest itself.
+    #[command(flatten)]
+    Guest(GuestCommand),
+}
+
+/// Commands that the guest carries out, by its integration services or by a program that listens in it.
+#[derive(Subcommand)]
+pub enum GuestCommand {
+    /// Have the guest shut itself down, and wait until it is off.
+    Shutdown {
+        /// Name or id.
+        name: String,
+        /// Have the guest end programs that do not want to end.
+        #[arg(long)]
+        force: bool,
+        /// Have it save its memory to its own disk first.
+        #[arg(long)]
+        hibernate: bool,
+        /// What the guest may show to people.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        message: String,
+        /// How many seconds to wait.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u32,
+    },
+    /// Have the guest restart itself, and wait until it has.
+    Restart {
+        /// Name or id.
+        name: String,
+        /// Have the guest end programs that do not want to end.
+        #[arg(long)]
+        force: bool,
+        /// What the guest may show to people.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        message: String,
+        /// How many seconds to wait.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u32,
+    },
+    /// The integration services of a guest.
+    #[command(subcommand)]
+    Integration(IntegrationCommand),
+    /// Keys and values between parent and guest.
+    #[command(subcommand)]
+    Kvp(KvpCommand),
+    /// Copy a file into the guest (the service file-copy must be enabled).
+    Copy {
+        /// Name or id.
+        name: String,
+        /// The file here.
+        file: PathBuf,
+        /// Its absolute path in the guest; with a slash at the end, the directory it goes to.
+        destination: String,
+        /// Replace a file that is there.
+        #[arg(long)]
+        overwrite: bool,
+        /// Make directories that are not there.
+        #[arg(long)]
+        create_path: bool,
+    },
+    /// Freeze the guest's file systems, run a command here (that copies its disks), and thaw them again.
+    ///
+    /// The exit code is the command's; it is 1 if the file systems were not frozen until the command's end.
+    Freeze {
+        /// Name or id.
+        name: String,
+        /// Thaw them after so many seconds, whatever the command does.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        limit: u32,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Thaw file systems that something else left frozen.
+    Thaw {
+        /// Name or id.
+        name: String,
+    },
+    /// Set the guest's clock by the parent's, now.
+    SyncTime {
+        /// Name or id.
+        name: String,
+    },
+    /// Connect standard input and output with a program that listens on a port in the guest (AF_VSOCK).
+    Connect {
+        /// Name or id.
+        name: String,
+        /// The port.
+        port: u32,
+        /// How many seconds to wait for the guest.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        timeout: u32,
+    },
+    /// Wait for a program in the guest to connect to a port of the parent (AF_VSOCK, CID 2), then connect standard input and
+    /// output with it.
+    Listen {
+        /// Name or id.
+        name: String,
+        /// The port.
+        port: u32,
+    },
+}
+
+/// Commands about integration services.
+#[derive(Subcommand)]
+pub enum IntegrationCommand {
+    /// Show all services: enabled or not, and what they do in the guest.
+    List {
+        /// Name or id.
+        name: String,
+    },
+    /// Switch a service on.
+    Enable {
+        /// Name or id.
+        name: String,
+        /// heartbeat, time-sync, shutdown, data-exchange, backup or file-copy.
+        service: IntegrationService,
+    },
+    /// Switch a service off.
+    Disable {
+        /// Name or id.
+        name: String,
+        /// heartbeat, time-sync, shutdown, data-exchange, backup or file-copy.
+        service: IntegrationService,
+    },
+}
+
+/// Commands about data exchange.
+#[derive(Subcommand)]
+pub enum KvpCommand {
+    /// Print the items of a pool, or one of them.
+    Get {
+        /// Name or id.
+        name: String,
+        /// Print this item's value only.
+        key: Option<String>,
+        /// Whose items.
+        #[arg(long, value_enum, default_value = "guest")]
+        pool: Pool,
+    },
+    /// Give the guest an item, now and at each start.
+    Set {
+        /// Name or id.
+        name: String,
+        /// Key.
+        key: String,
+        /// Value.
+        value: String,
+    },
+    /// Take an item from the guest.
+    Delete {
+        /// Name or id.
+        name: String,
+        /// Key.
+        key: String,
+    },
+    /// Print the addresses that the guest has given a network adapter.
+    Addresses {
+        /// Name or id.
+        name: String,
+        /// The adapter's MAC address: 00:15:5D:00:00:01.
+        mac: String,
+    },
+}
+
+/// Pools of data exchange.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Pool {
+    /// From the parent to the guest.
+    External,
+    /// From the guest to the parent.
+    Guest,
+    /// What the guest's operating system says of itself.
+    Auto,
+    /// What the parent says of the machine.
+    AutoExternal,
+    /// The guest's own.
+    AutoInternal,
 }
 
 /// What a new virtual machine is to be.

@@ -31,6 +31,11 @@ fn escape(segment: &str) -> String {
     escaped
 }
 
+/// A path with one more segment.
+pub fn join(path: &str, segment: &str) -> String {
+    format!("{path}/{}", escape(segment))
+}
+
 /// The path of a virtual machine.
 pub fn vm_path(name: &str) -> String {
     format!("/v1/vms/{}", escape(name))
@@ -84,6 +89,18 @@ impl Client {
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(|e| Error::Protocol(e.to_string()))?;
         parse(&self.exchange(Method::POST, path, body).await?)
+    }
+
+    /// PUT with an answer.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(|e| Error::Protocol(e.to_string()))?;
+        parse(&self.exchange(Method::PUT, path, body).await?)
+    }
+
+    /// PUT without an answer.
+    pub async fn store(&self, path: &str, body: &impl Serialize) -> Result<(), Error> {
+        let body = serde_json::to_vec(body).map_err(|e| Error::Protocol(e.to_string()))?;
+        self.exchange(Method::PUT, path, body).await.map(drop)
     }
 
     /// DELETE.

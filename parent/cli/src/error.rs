@@ -41,6 +41,23 @@ pub enum Error {
     /// The virtual machine does not run.
     #[error("virtual machine '{0}' is off and has no console; start it: `parterre vm start {0}`")]
     NoConsole(String),
+    /// The guest of a virtual machine that does not run.
+    #[error("virtual machine '{0}' is off and its guest cannot be asked; start it: `parterre vm start {0}`")]
+    NoGuest(String),
+    /// An item of data exchange.
+    #[error("there is no item '{0}' in that pool; `parterre vm kvp get` without a key shows all")]
+    NoItem(String),
+    /// The file systems were thawed too early.
+    #[error(
+        "the file systems of '{name}' were thawed before the command ended, because {seconds} seconds were over: what it \
+         copied is worth no more than after a power cut; use a larger --limit"
+    )]
+    NotFrozen {
+        /// The virtual machine.
+        name: String,
+        /// The limit.
+        seconds: u32,
+    },
     /// The terminal or the standard streams.
     #[error("cannot use the terminal: {0}")]
     Terminal(#[from] std::io::Error),
@@ -58,7 +75,8 @@ impl Error {
                 ErrorCode::Failed => 1,
             },
             Error::Unreachable { .. } | Error::NotAllowed { .. } => 5,
-            Error::NoConsole(_) => 4,
+            Error::NoConsole(_) | Error::NoGuest(_) => 4,
+            Error::NoItem(_) => 3,
             _ => 1,
         })
     }

@@ -8,6 +8,7 @@ mod arguments;
 mod client;
 mod console;
 mod error;
+mod guest;
 mod host;
 mod progress;
 mod table;

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use parterre_api::{StopRequest, Vm, VmSettings, VmState, format_size};
+use parterre_api::{IntegrationStatus, StopRequest, Vm, VmSettings, VmState, format_size};
 
 use crate::arguments::{Create, VmCommand};
 use crate::client::{Client, vm_path};
 use crate::console;
 use crate::error::Error;
+use crate::guest;
 use crate::progress::Progress;
 use crate::table::{print_bytes, print_json, print_pairs, print_table};
 
@@ -20,6 +21,9 @@ pub fn run(command: VmCommand, json: bool) -> Result<ExitCode, Error> {
         let vm: Vm = runtime.block_on(client.get(&vm_path(name)))?;
         let Some(socket) = vm.console else { return Err(Error::NoConsole(vm.settings.name)) };
         return console::attach(&vm.settings.name, &socket);
+    }
+    if let VmCommand::Guest(command) = command {
+        return guest::run(&runtime, &client, command, json);
     }
     runtime.block_on(ask(&client, command, json))?;
     Ok(ExitCode::SUCCESS)
@@ -37,7 +41,14 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
         }
         VmCommand::Show { name } => {
             let vm: Vm = client.get(&vm_path(&name)).await?;
-            if json { print_json(&vm) } else { print_vm(&vm) }
+            if json {
+                return print_json(&vm);
+            }
+            let integration = match vm.status {
+                VmState::Running { .. } => Some(client.get(&(vm_path(&name) + "/integration")).await?),
+                _ => None,
+            };
+            print_vm(&vm, integration.as_ref())
         }
         VmCommand::Start { name } => {
             let progress = Progress::start(&format!("starting {name}"));
@@ -63,7 +74,7 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
             }
         }
         // Handled by `run`.
-        VmCommand::Console { .. } => Ok(()),
+        VmCommand::Console { .. } | VmCommand::Guest(_) => Ok(()),
     }
 }
 
@@ -105,7 +116,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
     path.canonicalize().map_err(|source| Error::File { path: path.into(), source })
 }
 
-fn print_done(json: bool, vm: &Vm, what: &str) -> Result<(), Error> {
+pub fn print_done(json: bool, vm: &Vm, what: &str) -> Result<(), Error> {
     if json {
         return print_json(vm);
     }
@@ -121,7 +132,7 @@ fn print_list(vms: &[Vm]) -> Result<(), Error> {
     print_table(["name", "state", "processors", "memory"], rows.collect())
 }
 
-fn print_vm(vm: &Vm) -> Result<(), Error> {
+fn print_vm(vm: &Vm, integration: Option<&IntegrationStatus>) -> Result<(), Error> {
     let settings = &vm.settings;
     let mut pairs = vec![
         ("Name", settings.name.clone()),
@@ -140,6 +151,9 @@ fn print_vm(vm: &Vm) -> Result<(), Error> {
     }
     if let Some(console) = &vm.console {
         pairs.push(("Console socket", console.display().to_string()));
+    }
+    if let Some(status) = integration {
+        pairs.extend(guest::pairs(status));
     }
     print_pairs(pairs)
 }

@@ -101,6 +101,42 @@ fn virtual_machines_are_listed_and_shown() {
 }
 
 #[test]
+fn services_and_items_are_kept_while_a_machine_is_off() {
+    let service = Service::start();
+    service.create("web", &[]);
+    service.ok(&["vm", "integration", "disable", "web", "heartbeat"]);
+    insta::assert_snapshot!(service.ok(&["vm", "integration", "enable", "web", "Guest Service Interface"]), @r"
+    SERVICE        NAME IN HYPER-V          STATE
+    heartbeat      Heartbeat                disabled
+    time-sync      Time Synchronization     enabled
+    shutdown       Shutdown                 enabled
+    data-exchange  Key-Value Pair Exchange  enabled
+    backup         VSS                      enabled
+    file-copy      Guest Service Interface  enabled
+    ");
+    assert_eq!(service.ok(&["vm", "kvp", "set", "web", "a/b c", "1 2"]), "web: a/b c set\n");
+    service.ok(&["vm", "kvp", "set", "web", "other", "3"]);
+    service.ok(&["vm", "kvp", "delete", "web", "other"]);
+    assert_eq!(service.ok(&["vm", "kvp", "get", "web", "a/b c", "--pool", "external"]), "1 2\n");
+    let (code, words) = service.fails(&["vm", "kvp", "get", "web", "other", "--pool", "external"]);
+    assert!(code == 3 && words.contains("no item 'other'"), "{words}");
+    let (code, words) = service.fails(&["vm", "kvp", "set", "web", "k", &"v".repeat(2000)]);
+    assert!(code == 2 && words.contains("longer than"), "{words}");
+    for arguments in [
+        &["vm", "kvp", "get", "web"][..],
+        &["vm", "restart", "web"],
+        &["vm", "connect", "web", "22"],
+        &["vm", "freeze", "web", "--", "true"],
+    ] {
+        let (code, words) = service.fails(arguments);
+        assert!(code == 4 && words.contains("parterre vm start web"), "{arguments:?}: {words}");
+    }
+    assert_eq!(service.ok(&["vm", "shutdown", "web"]), "web: off\n");
+    let (code, words) = service.fails(&["vm", "integration", "enable", "web", "vsock"]);
+    assert!(code == 2 && words.contains("data-exchange"), "{words}");
+}
+
+#[test]
 fn failures_have_words_and_codes() {
     let service = Service::start();
     service.create("web", &[]);
