@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 
 use libfuzzer_sys::fuzz_target;
 use parterre_abi::message::{MESSAGE_SIZE, Message, MessageType};
-use parterre_core::synic::{MessageQueue, SharedPage, Synic};
+use parterre_core::synic::{SharedPage, Synic};
 
 /// A page, and a guest that writes the next word of the data somewhere at each access of the hypervisor.
 struct Page<'a> {
@@ -56,7 +56,6 @@ fuzz_target!(|data: &[u8]| {
     let Some((steps, guest)) = data.split_at_checked(data.len() / 2) else { return };
     let page = Page { bytes: RefCell::new([0; 4096]), guest: RefCell::new(guest), accesses: Cell::new(0) };
     let mut synic = Synic::new();
-    let mut queue = MessageQueue::<8>::new();
     for step in steps.chunks_exact(4) {
         let [what, sint, low, high] = [step[0], step[1], step[2], step[3]];
         let number = u16::from_le_bytes([low, high]);
@@ -74,9 +73,13 @@ fuzz_target!(|data: &[u8]| {
                     Message::new(MessageType(u32::from(number)), 1, &step[..2]).unwrap_or(Message::NONE);
                 let put = synic.put_message(&page, sint, &message);
                 assert!(!(quiet && taken && put.is_ok()), "a message was overwritten");
-                let _ = queue.post(&synic, &page, sint, &message);
             }
-            2 => drop(queue.deliver(&synic, &page)),
+            2 => {
+                let quiet = page.guest.borrow().is_empty();
+                let free = synic.slot_is_free(&page, sint);
+                let full = page.word(usize::from(sint % 16) * MESSAGE_SIZE) != 0;
+                assert!(!(quiet && free && full), "a full slot is called free");
+            }
             _ => {
                 let _ = synic.signal_event(&page, sint, number);
             }

@@ -236,7 +236,9 @@ fn hypervisor_leaf<M: Machine>(machine: &M, policy: &Policy, eax: u32) -> [u32; 
             privileges.set(PrivilegeMask::ACCESS_TSC_INVARIANT_CONTROLS, policy.has_invariant_tsc(machine));
             [privileges.eax(), privileges.ebx(), 0, privileges::features(features).bits()]
         }
-        leaf::ENLIGHTENMENTS => [privileges::enlightenments(features).bits(), u32::MAX, 0, 0],
+        leaf::ENLIGHTENMENTS => {
+            [privileges::enlightenments(features).bits(), privileges::spin_count(features), 0, 0]
+        }
         leaf::IMPLEMENTATION_LIMITS => [super::MAX_VPS, super::MAX_VPS, 0, 0],
         leaf::HARDWARE_FEATURES => {
             let eax = HardwareFeatures::MSR_BITMAPS | HardwareFeatures::SECOND_LEVEL_ADDRESS_TRANSLATION;

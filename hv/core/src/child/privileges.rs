@@ -75,6 +75,11 @@ pub(super) fn enlightenments(features: F) -> Enlightenments {
     given.fold(Enlightenments::USE_RELAXED_TIMING, |all, (_, hint)| all.union(hint))
 }
 
+/// How often a guest tries to get a lock before it tells the hypervisor that it waits.
+pub(super) fn spin_count(features: F) -> u32 {
+    if features.contains(F::NOTIFY_LONG_SPIN_WAIT) { 0xFFF } else { u32::MAX }
+}
+
 /// The privilege for a synthetic register; none where everyone may.
 pub(super) fn of_register(number: u32) -> P {
     match number {

@@ -402,6 +402,7 @@ impl<M: Machine> Run<'_, M> {
             Exit::SlatFault { gpa, gva, access, .. } => return self.slat_fault(gpa, gva, access),
             Exit::Xsetbv { value, length } => self.xsetbv(value, length),
             Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
+            Exit::ReadPerformanceCounter => events::general_protection(&mut self.inner.vcpu),
             Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
                 events::invalid_opcode(&mut self.inner.vcpu);
             }

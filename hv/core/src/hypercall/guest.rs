@@ -14,9 +14,10 @@ use crate::{
 };
 use parterre_abi::{
     cpuid::PrivilegeMask,
-    hypercall::{HypercallCode as Code, InterceptType},
+    hypercall::{GetVpIndexFromApicIdInput, HypercallCode as Code, InterceptType},
     property::SyntheticProcessorFeatures,
     status::{HvResult, HvStatus},
+    types::PartitionId,
 };
 
 /// A child's memory, for its hypercalls.
@@ -38,6 +39,8 @@ impl<M: Machine> Memory for ChildMemory<'_, M> {
 pub(crate) enum Answer {
     /// The hypervisor did: the result is in the registers.
     Done,
+    /// The same, and the caller has nothing better to do than to let others run.
+    Waiting,
     /// The parent does, which has asked for calls of this kind. Nothing has changed.
     OfParent,
 }
@@ -53,6 +56,7 @@ pub(crate) fn from_child<M: Machine>(
     let long = Mode::of(vcpu) == Mode::Bits64;
     let call =
         if long { Call::from_registers(vcpu, &memory) } else { Call::from_register_pairs(vcpu, &memory) };
+    let waits = matches!(&call, Ok(call) if call.code() == Code::NOTIFY_LONG_SPIN_WAIT);
     let done = match call.and_then(|call| answer(hv, child, caller, &call)) {
         Ok(Some(done)) => done,
         Ok(None) => return Answer::OfParent,
@@ -65,7 +69,7 @@ pub(crate) fn from_child<M: Machine>(
     } else {
         (r[gpr::RAX], r[gpr::RDX]) = (output & 0xFFFF_FFFF, output >> 32);
     }
-    Answer::Done
+    if waits && done.status.is_success() { Answer::Waiting } else { Answer::Done }
 }
 
 /// `None`: the parent answers.
@@ -88,11 +92,12 @@ fn answer<M: Machine>(
         Code::SEND_SYNTHETIC_CLUSTER_IPI | Code::SEND_SYNTHETIC_CLUSTER_IPI_EX => {
             ipi::answer(hv, child, caller, call).map(simple)
         }
-        // A hint that the caller waits for another processor of its own. Running on is all that can be done about it here.
+        // A hint that the caller waits for another processor of its own, which the parent may not be running.
         Code::NOTIFY_LONG_SPIN_WAIT => {
             call.expect_simple()?;
             call.header::<u64>().map(|_| ()).map(simple)
         }
+        Code::GET_VP_INDEX_FROM_APIC_ID => index_of_apic_id(child, call).map(Some),
         Code::POST_MESSAGE => connection::post_message(child, call).map(|()| None),
         Code::SIGNAL_EVENT => connection::signal_event(child, call).map(|()| None),
         Code::RETARGET_DEVICE_INTERRUPT if intercepts(child, RETARGET) => Ok(None),
@@ -118,6 +123,29 @@ fn may_call<M: Machine>(child: &Child<M>, code: Code) -> bool {
         code => return !is_privileged(code),
     };
     child.policy.read().features.contains(feature)
+}
+
+/// `HvCallGetVpIndexFromApicId`, about the caller's own partition. A virtual processor's index is its APIC id.
+fn index_of_apic_id<M: Machine>(child: &Child<M>, call: &Call<'_>) -> HvResult<Done> {
+    call.expect_rep()?;
+    let input: GetVpIndexFromApicIdInput = call.header()?;
+    if input.partition_id != PartitionId::SELF && input.partition_id != child.id {
+        return Err(HvStatus::ACCESS_DENIED);
+    }
+    if !input.target_vtl.is_vtl0() {
+        return Err(HvStatus::INVALID_PARAMETER);
+    }
+    for rep in call.reps() {
+        let answer = || {
+            let id: u32 = call.input_at(size_of::<GetVpIndexFromApicIdInput>() + 4 * usize::from(rep))?;
+            let vp = child.vp(id).map_err(|_| HvStatus::INVALID_PARAMETER)?;
+            call.copy_output(4 * usize::from(rep), &vp.index.to_le_bytes())
+        };
+        if let Err(status) = answer() {
+            return Ok(Done { status, reps: rep });
+        }
+    }
+    Ok(Done { status: HvStatus::SUCCESS, reps: call.control.rep_count() })
 }
 
 const RETARGET: InterceptType = InterceptType::RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID;

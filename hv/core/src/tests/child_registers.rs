@@ -302,6 +302,7 @@ fn a_guest_finds_no_virtualization_of_its_own() {
     for exit in [Exit::InvalidInstruction, Exit::Monitor { length: None }, Exit::Mwait { length: None }] {
         assert_eq!(child.run(&[], exit), Err(Event::Exception(6, None)), "{exit:?}");
     }
+    assert_eq!(child.run(&[], Exit::ReadPerformanceCounter), Err(Event::Exception(13, Some(0))));
     // Nor the hypercall instruction before it says who it is.
     assert_eq!(child.run(&[], Exit::Hypercall { length: Some(3) }), Err(Event::Exception(6, None)));
 }

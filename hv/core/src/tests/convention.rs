@@ -341,7 +341,10 @@ fn child_calls(codes: impl Iterator<Item = u16>) -> Vec<(u16, u64)> {
             Flow::Exit(Exit::Hypercall { length: Some(3) })
         });
     }
-    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    // One of the calls lets the parent run.
+    while script.left() != 0 {
+        assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    }
     let answers = answers.lock().expect("one thread").clone();
     codes.into_iter().zip(answers.into_iter().skip(1)).collect()
 }
@@ -375,6 +378,7 @@ fn a_child_has_none_of_the_parents_calls() {
             // No list, and no vector.
             code if code == Code::FLUSH_VIRTUAL_ADDRESS_LIST.0 => HvStatus::INVALID_HYPERCALL_INPUT,
             code if code == Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX.0 => HvStatus::INVALID_HYPERCALL_INPUT,
+            code if code == Code::GET_VP_INDEX_FROM_APIC_ID.0 => HvStatus::INVALID_HYPERCALL_INPUT,
             code if code == Code::SEND_SYNTHETIC_CLUSTER_IPI.0 => HvStatus::INVALID_PARAMETER,
             code if code == Code::SEND_SYNTHETIC_CLUSTER_IPI_EX.0 => HvStatus::INVALID_PARAMETER,
             // The input is zero: no type of a message, but a connection that might be.
@@ -420,7 +424,10 @@ fn a_child_in_32_bit_mode_calls_with_register_pairs() {
             Flow::Exit(Exit::Hypercall { length: Some(3) })
         });
     }
-    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    // One of the calls lets the parent run.
+    while script.left() != 0 {
+        assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    }
     let answers = answers.lock().expect("one thread").clone();
     assert_eq!(answers[1..], [(0, 0), (0, 0), (HvStatus::INVALID_HYPERCALL_CODE.0.into(), 0)]);
 }

@@ -193,6 +193,13 @@ fn instructions_that_do_not_exist_for_partitions_are_undefined() {
         rig.cpu().exit(&[], exit);
         assert_eq!(rig.cpu().take_event(), Some(Event::Exception(6, None)), "{exit:?}");
     }
+    rig.cpu().exit(&[], Exit::ReadPerformanceCounter);
+    assert_eq!(rig.cpu().take_event(), Some(Event::Exception(13, Some(0))));
+    // INVLPGB is one of them, so CPUID does not tell of it.
+    rig.machine.set_cpuid(0x8000_0008, 0, [0x3028, u32::MAX, 0x7F, u32::MAX]);
+    rig.cpu().exit(&[(gpr::RAX, 0x8000_0008)], Exit::Cpuid { length: Some(2) });
+    let registers = *rig.cpu().vcpu().gprs();
+    assert_eq!((registers[gpr::RBX] >> 3 & 1, registers[gpr::RDX] & 0xFFFF), (0, 0));
     let fault = Exit::SlatFault {
         gpa: rig.ram() << 12,
         gva: None,

@@ -68,6 +68,10 @@ impl<M: Machine> Run<'_, M> {
         }
         match hypercall::from_child(self.hv, self.child, self.vp, &mut self.inner.vcpu) {
             Answer::Done => self.skip(length, Exiting::Hypercall),
+            Answer::Waiting => {
+                self.skip(length, Exiting::Hypercall);
+                return Some(End::Ready);
+            }
             // It passes over the instruction, as after other intercepts.
             Answer::OfParent => {
                 let length = length.unwrap_or_else(|| self.length_of(Exiting::Hypercall));
