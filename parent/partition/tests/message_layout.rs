@@ -4,8 +4,13 @@ use std::mem::{offset_of, size_of};
 
 use mshv_bindings::*;
 use parterre_abi::message::{MESSAGE_SIZE, Message};
-use parterre_partition::Intercept;
+use parterre_partition::fake::FakeVp;
+use parterre_partition::hypercall::SynicCall;
+use parterre_partition::memory::GuestMemory;
 use parterre_partition::message::AccessKind;
+use parterre_partition::registers::Register;
+use parterre_partition::{HvStatus, Hypercall, Intercept};
+use vm_memory::{Bytes, GuestAddress};
 use zerocopy::transmute;
 
 #[test]
@@ -64,12 +69,91 @@ fn memory_access_knows_its_address_only_when_told() {
 
 #[test]
 fn short_and_unknown_messages_are_errors_or_other() {
-    for kind in [0x8000_0000, 0x8001_0000, 0x8001_0001, 0x8001_0002, 0x8001_0004, 0x8000_0021] {
+    for kind in [
+        0x8000_0000,
+        0x8000_0050,
+        0x8000_0062,
+        0x8001_0000,
+        0x8001_0001,
+        0x8001_0002,
+        0x8001_0004,
+        0x8000_0021,
+    ] {
         assert!(Intercept::decode(&message(kind, 7, &[])).is_err());
     }
     assert_eq!(
-        Intercept::decode(&message(0x8000_0062, 0, &[])).unwrap(),
-        Intercept::Other { kind: 0x8000_0062 }
+        Intercept::decode(&message(0x8000_0063, 0, &[])).unwrap(),
+        Intercept::Other { kind: 0x8000_0063 }
+    );
+}
+
+/// Header of a message from a processor in 64-bit or 32-bit code.
+fn header(vp: u32, long: bool) -> Vec<(usize, Vec<u8>)> {
+    let (state, attributes) = if long { (1u16 << 4, 1u16 << 13) } else { (0, 1 << 14) };
+    vec![
+        (0, vp.to_le_bytes().into()),
+        (4, vec![3]),
+        (6, state.to_le_bytes().into()),
+        (22, attributes.to_le_bytes().into()),
+        (24, 0x1000u64.to_le_bytes().into()),
+    ]
+}
+
+fn message_of(kind: u32, size: u8, parts: &[(usize, Vec<u8>)]) -> Message {
+    let parts: Vec<(usize, &[u8])> = parts.iter().map(|(at, data)| (*at, data.as_slice())).collect();
+    message(kind, size, &parts)
+}
+
+#[test]
+fn hypercalls_are_read_from_registers_or_pairs() {
+    let register = |number: usize, value: u64| (40 + 8 * number, value.to_le_bytes().to_vec());
+    // RAX, RBX, RCX, RDX, R8, RSI, RDI; a fast signal of event 0x10007.
+    let mut wide = header(1, true);
+    wide.extend([register(2, 0x1_005D), register(3, 0x1_0007), register(4, 9)]);
+    let Intercept::Hypercall(call) = Intercept::decode(&message_of(0x8000_0050, 196, &wide)).unwrap() else {
+        panic!("not a hypercall");
+    };
+    assert_eq!((call.code, call.fast, call.input, call.output), (0x5D, true, 0x1_0007, 9));
+    let memory = GuestMemory::new(16 << 20).unwrap();
+    assert_eq!(call.synic_call(&memory), Ok(SynicCall::Signal { connection: 0x1_0007, flag: 0 }));
+    let mut vp = FakeVp::default();
+    vp.registers[Register::Rdx as usize] = 5;
+    call.answer(&mut vp, HvStatus::INVALID_CONNECTION_ID).unwrap();
+    assert_eq!((vp.registers[0], vp.registers[2], vp.registers[16]), (0x12, 5, 0x1003));
+
+    let mut narrow = header(1, false);
+    narrow.extend([register(0, 0x5C), register(3, 0), register(1, 0), register(2, 0x4000)]);
+    let Intercept::Hypercall(call) = Intercept::decode(&message_of(0x8000_0050, 196, &narrow)).unwrap()
+    else {
+        panic!("not a hypercall");
+    };
+    assert_eq!((call.code, call.fast, call.input), (0x5C, false, 0x4000));
+    // The message in memory: connection 4, type 1, 5 bytes.
+    let head = [4u32, 0, 1, 5].map(u32::to_le_bytes).concat();
+    memory.regions().write_slice(&head, GuestAddress(0x4000)).unwrap();
+    memory.regions().write_slice(b"hello", GuestAddress(0x4010)).unwrap();
+    let Ok(SynicCall::Post { connection: 4, kind: 1, payload, len: 5 }) = call.synic_call(&memory) else {
+        panic!("not a message");
+    };
+    assert_eq!(&payload[..6], b"hello\0");
+    // A length that cannot be, and input where no memory is.
+    memory.regions().write_obj(241u32, GuestAddress(0x400C)).unwrap();
+    assert_eq!(call.synic_call(&memory), Err(HvStatus::INVALID_PARAMETER));
+    let nowhere = Hypercall { input: u64::MAX - 4, ..call };
+    assert_eq!(nowhere.synic_call(&memory), Err(HvStatus::INVALID_HYPERCALL_INPUT));
+    let unknown = Hypercall { code: 0x1234, ..call };
+    assert_eq!(unknown.synic_call(&memory), Err(HvStatus::INVALID_HYPERCALL_CODE));
+    call.answer(&mut vp, HvStatus::SUCCESS).unwrap();
+    assert_eq!((vp.registers[0], vp.registers[2]), (0, 0));
+}
+
+#[test]
+fn free_slots_are_told_by_sint() {
+    let mut parts = header(2, true);
+    parts.push((40, vec![4, 0]));
+    assert_eq!(
+        Intercept::decode(&message_of(0x8000_0062, 48, &parts)).unwrap(),
+        Intercept::SintDeliverable { vp: 2, sints: 4 }
     );
 }
 

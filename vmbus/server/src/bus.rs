@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parterre_vmbus_protocol::Guid;
+use parterre_vmbus_protocol::{Guid, Version};
 
 use crate::Device;
 
@@ -32,6 +32,10 @@ pub trait Bus: Send + Sync {
     fn offer(&self, device: Arc<dyn Device>) -> Result<OfferId, OfferError>;
     /// Takes a device away: its channels are closed and the guest is told. An unknown id is ignored.
     fn rescind(&self, id: OfferId);
+    /// The version that the guest speaks, if it is connected and the bus knows.
+    fn version(&self) -> Option<Version> {
+        None
+    }
 }
 
 /// The guest wants to connect to a service of the parent (hv_sock).

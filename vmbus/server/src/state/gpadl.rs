@@ -74,6 +74,12 @@ impl Gpadls {
         self.pages = self.records.values().map(|record| record.pages).sum();
     }
 
+    #[cfg(test)]
+    pub(super) fn is_within_limits(&self) -> bool {
+        let pages = self.records.values().map(|record| record.pages).sum::<usize>();
+        pages == self.pages && pages <= self.max_pages && self.records.len() <= MAX_GPADLS
+    }
+
     fn remove(&mut self, handle: u32) {
         if let Some(record) = self.records.remove(&handle) {
             self.pages -= record.pages;
