@@ -365,6 +365,8 @@ pub enum Exit {
     },
     /// A virtualization instruction, or another one that does not exist for partitions: raise #UD.
     InvalidInstruction,
+    /// RDPMC of a partition that has no performance counters: raise #GP.
+    ReadPerformanceCounter,
     /// INVD or WBINVD; caches are kept coherent, so passing over it is enough.
     CacheInvalidate {
         length: Option<u8>,

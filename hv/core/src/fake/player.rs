@@ -471,6 +471,7 @@ impl Player {
             Exit::Exception { vector: number as u8, error: None, parameter: gpa },
             Exit::Xsetbv { value: bytes.word(), length },
             Exit::InvalidInstruction,
+            Exit::ReadPerformanceCounter,
             Exit::CacheInvalidate { length },
             Exit::Monitor { length },
             Exit::Mwait { length },

@@ -35,6 +35,9 @@ const ECX1_OSXSAVE: u32 = 1 << 27;
 const ECX7_OSPKE: u32 = 1 << 4;
 /// CPUID.80000001 ECX: SVM, SKINIT.
 const EXT_ECX_SVM: u32 = 1 << 2 | 1 << 12;
+/// CPUID.80000008 EBX: INVLPGB, which guests can execute only where the hypervisor lets them. EDX: how many pages at once.
+const EXT8_EBX_INVLPGB: u32 = 1 << 3;
+const EXT8_EDX_INVLPGB_COUNT: u32 = 0xFFFF;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_PKE: u64 = 1 << 22;
 
@@ -64,6 +67,10 @@ fn physical_leaf<M: Machine>(machine: &M, vcpu: &M::Vcpu, eax: u32, ecx: u32) ->
             }
         }
         0x8000_0001 => r[2] &= !EXT_ECX_SVM,
+        0x8000_0008 => {
+            r[1] &= !EXT8_EBX_INVLPGB;
+            r[3] &= !EXT8_EDX_INVLPGB_COUNT;
+        }
         0x8000_000A => r = [0; 4],
         _ => {}
     }

@@ -115,6 +115,7 @@ impl<M: Machine> ParentVp<M> {
             Exit::Xsetbv { value, length } => self.xsetbv(value, length),
             Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
             Exit::SlatFault { .. } => events::general_protection(&mut self.vcpu),
+            Exit::ReadPerformanceCounter => events::general_protection(&mut self.vcpu),
             Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
                 events::invalid_opcode(&mut self.vcpu);
             }

@@ -32,10 +32,10 @@ pub fn decode(vmcb: &Vmcb, gprs: &[u64; 16], next_rip: bool) -> Exit {
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait { length },
         code::PAUSE => Exit::Pause,
         code::SHUTDOWN => Exit::Shutdown,
+        code::RDPMC => Exit::ReadPerformanceCounter,
         code::VMRUN
         | code::VMLOAD..=code::SKINIT
         | code::INVLPGA
-        | code::RDPMC
         | code::RSM
         | code::RDPRU
         | code::INVLPGB..=code::INVLPGB_ILLEGAL
@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn what_partitions_do_not_have_is_an_invalid_instruction() {
-        for code in [0x6f, 0x73, 0x7a, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, 0x8e, 0xa0, 0xa4] {
+        assert_eq!(exit(0x6f, 0, 0), Exit::ReadPerformanceCounter);
+        for code in [0x73, 0x7a, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, 0x8e, 0xa0, 0xa4] {
             assert_eq!(exit(code, 0, 0), Exit::InvalidInstruction);
         }
         assert_eq!(exit(u64::MAX, 0, 0), Exit::Failed(u64::MAX));

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use tmk::cpu::{self, cpuid, try_rdmsr, try_wrmsr};
 use tmk::fault::catch_user;
-use tmk::{Fault, TestResult, catch, check, hv, line, params, skip};
+use tmk::{Fault, TestResult, catch, check, hv, line, paging, skip};
 
 const EFER: u32 = 0xC000_0080;
 const VM_CR: u32 = 0xC001_0114;
@@ -86,6 +86,20 @@ pub fn vmx_cannot_be_enabled() -> TestResult {
     Ok(())
 }
 
+/// Where CPUID tells of no performance monitoring, there is no counter to read.
+pub fn performance_counters_fault() -> TestResult {
+    if !hv::present() || cpuid(0, 0).eax >= 0xA && cpuid(0xA, 0).eax & 0xFF != 0 {
+        skip!("the guest was given performance counters")
+    }
+    for counter in [0u32, 5, 1 << 30, u32::MAX] {
+        // SAFETY: has to fault.
+        let outcome = catch(|| unsafe { asm!("rdpmc", in("ecx") counter, out("eax") _, out("edx") _) });
+        let refused = matches!(outcome, Err(Fault { vector: Fault::GP, .. }));
+        check!(refused, "RDPMC of counter {counter:#x} does not end in #GP");
+    }
+    Ok(())
+}
+
 pub fn system_management_instructions_fault() -> TestResult {
     refused!("rsm", "getsec", "pconfig", "encls");
     Ok(())
@@ -126,11 +140,11 @@ pub fn bad_xsetbv_faults() -> TestResult {
     Ok(())
 }
 
-/// VMXE, where there is no VMX, and reserved bits of CR4. QEMU's TCG ends the machine at such a write instead of raising
-/// #GP, with a hypervisor between that lets the processor check and without one: so it is tried only when asked for.
+/// VMXE, where there is no VMX, and reserved bits of CR4. (QEMU's TCG raises no exception for them by itself: it ends the
+/// hypervisor's run of the guest, or without a hypervisor the machine.)
 pub fn reserved_bits_of_cr4_fault() -> TestResult {
-    if params::number("cr4") != Some(1) {
-        skip!("an emulated processor may not survive it; the command line cr4=1 asks for it")
+    if !hv::present() {
+        skip!("an emulated processor may not survive it without a hypervisor")
     }
     let vmxe = if cpuid(1, 0).ecx & 1 << 5 == 0 { 13 } else { 15 };
     for bit in [vmxe, 15, 28, 31] {
@@ -140,6 +154,26 @@ pub fn reserved_bits_of_cr4_fault() -> TestResult {
         let refused = matches!(outcome, Err(Fault { vector: Fault::GP, .. }));
         check!(refused, "setting bit {bit} of CR4 does not end in #GP");
     }
+    Ok(())
+}
+
+/// An address in CR3 that is wider than the processor's.
+pub fn reserved_bits_of_cr3_fault() -> TestResult {
+    if !hv::present() {
+        skip!("an emulated processor may not survive it without a hypervisor")
+    }
+    let bits = cpu::physical_address_bits();
+    if bits > 51 {
+        skip!("all 52 address bits are implemented")
+    }
+    let value = paging::cr3() | 1 << 51;
+    // SAFETY: has to fault.
+    let outcome = catch(|| unsafe { asm!("mov cr3, {}", in(reg) value) });
+    paging::load();
+    check!(
+        matches!(outcome, Err(Fault { vector: Fault::GP, .. })),
+        "bit 51 of CR3 can be set with {bits} address bits"
+    );
     Ok(())
 }
 

@@ -32,6 +32,7 @@ tmk::program!("isolation":
     vmx_instructions_fault,
     svm_cannot_be_enabled,
     system_management_instructions_fault,
+    performance_counters_fault,
     monitor_and_mwait_do_not_hang,
     bad_xsetbv_faults,
     privileged_instructions_fault_in_user_mode,
@@ -50,6 +51,7 @@ tmk::program!("isolation":
     hypercalls_fault_in_user_mode,
     vmx_cannot_be_enabled,
     reserved_bits_of_cr4_fault,
+    reserved_bits_of_cr3_fault,
     own_secrets_are_untouched,
     no_foreign_secrets_appear,
 );
