@@ -22,6 +22,9 @@ pub const CASES: &[Case] = &[
     Case { name: "tmk::timer", setting: TMK, check: Check::Shared(|s| run(s, "timer", 1)) },
     Case { name: "tmk::hlt", setting: TMK, check: Check::Shared(|s| run(s, "hlt", 2)) },
     Case { name: "tmk::ipi", setting: TMK, check: Check::Shared(|s| run(s, "ipi", 4)) },
+    Case { name: "tmk::synic", setting: TMK, check: Check::Shared(|s| run(s, "synic", 1)) },
+    Case { name: "tmk::flush", setting: TMK, check: Check::Shared(|s| run(s, "flush", 2)) },
+    Case { name: "tmk::assist", setting: TMK, check: Check::Shared(|s| run(s, "assist", 2)) },
     Case { name: "tmk::isolation", setting: TMK, check: Check::Shared(|s| run(s, "isolation", 2)) },
 ];
 
