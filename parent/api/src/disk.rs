@@ -131,6 +131,16 @@ pub struct DiskRequest {
 }
 
 impl DiskSettings {
+    /// Whether the guest cannot write.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only || self.dvd
+    }
+
+    /// Whether requests are to go past the parent's page cache. What nobody writes is shared by all that read it.
+    pub fn bypasses_cache(&self) -> bool {
+        self.cache == DiskCache::None && self.format == DiskFormat::Raw && !self.is_read_only()
+    }
+
     /// Checks what can be checked without the host.
     ///
     /// # Errors
@@ -185,7 +195,7 @@ pub fn check_disks(disks: &[DiskSettings]) -> Result<(), String> {
             if disk.id == other.id {
                 return Err(format!("two disks have the id {}", disk.id));
             }
-            if disk.file == other.file && !(disk.read_only && other.read_only) {
+            if disk.file == other.file && !(disk.is_read_only() && other.is_read_only()) {
                 return Err(format!("{} is a disk of this virtual machine already", disk.file.display()));
             }
         }

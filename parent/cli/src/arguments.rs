@@ -83,6 +83,9 @@ pub enum VmCommand {
         /// Name or id.
         name: String,
     },
+    /// The disks of a virtual machine.
+    #[command(subcommand)]
+    Disk(crate::disk::DiskCommand),
     /// What is asked of the guest itself.
     #[command(flatten)]
     Guest(GuestCommand),

@@ -7,6 +7,7 @@
 mod arguments;
 mod client;
 mod console;
+mod disk;
 mod error;
 mod guest;
 mod host;

@@ -73,6 +73,7 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
                 print_bytes(format!("{name}: deleted\n").as_bytes())
             }
         }
+        VmCommand::Disk(command) => crate::disk::run(client, command, json).await,
         // Handled by `run`.
         VmCommand::Console { .. } | VmCommand::Guest(_) => Ok(()),
     }

@@ -7,6 +7,8 @@
 //!
 //! It knows no disks and no formats; `vsp/storage` stands above it.
 
+mod open;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -18,6 +20,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::memory::{GuestMemory, Regions};
+
+pub use open::{DiskDescriptors, open_disk};
 
 /// Operations that a ring takes.
 const ALLOWED: [u8; 5] =

@@ -329,7 +329,7 @@ impl Entry {
 }
 
 /// Runs a call of the store beside the event loop: it waits for the disk.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::Failed(format!("the store did not answer: {e}")))?

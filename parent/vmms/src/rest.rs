@@ -41,6 +41,8 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms", get(list).post(create))
         .route("/v1/vms/{name}", get(show).delete(delete))
         .route("/v1/vms/{name}/watch", get(watch))
+        .route("/v1/vms/{name}/disks", get(disks).post(add_disk))
+        .route("/v1/vms/{name}/disks/{controller}/{lun}", axum::routing::delete(remove_disk))
         .route("/v1/vms/{name}/start", post(start))
         .route("/v1/vms/{name}/stop", post(stop))
         .route("/v1/vms/{name}/shutdown", post(shut_down))
@@ -77,6 +79,31 @@ async fn create(
     body: Result<Json<VmSettings>, JsonRejection>,
 ) -> Answer<(StatusCode, Json<Vm>)> {
     Ok((StatusCode::CREATED, Json(manager.create(checked(body)?).await?)))
+}
+
+async fn disks(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+) -> Answer<Json<Vec<parterre_api::DiskSettings>>> {
+    Ok(Json(manager.disks(&name)?))
+}
+
+async fn add_disk(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<parterre_api::DiskRequest>, JsonRejection>,
+) -> Answer<(StatusCode, Json<parterre_api::DiskSettings>)> {
+    let request = checked(body)?;
+    let added = detached(async move { manager.add_disk(&name, request).await }).await?;
+    Ok((StatusCode::CREATED, Json(added)))
+}
+
+async fn remove_disk(
+    State(manager): State<Manager>,
+    Path((name, controller, lun)): Path<(String, u8, u8)>,
+) -> Answer<StatusCode> {
+    detached(async move { manager.remove_disk(&name, controller, lun).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn show(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {

@@ -212,15 +212,19 @@ impl Channel {
 
     /// Tells the guest to look for units that came or went.
     fn tell_changes(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
-        let ready = self.negotiation.as_ref().is_some_and(Negotiation::is_ready);
-        if !ready || !self.shared.changed.swap(false, Ordering::AcqRel) {
+        let shared = &self.shared;
+        if self.negotiation.is_none() || !shared.changed.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.shared.waker.clear();
+        shared.waker.clear();
+        // A driver that has sent no command yet is not ready to be told, and will look by itself.
+        if !shared.in_use.load(Ordering::Acquire) || !shared.changed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         let packet = OutPacket::Inband { transaction_id: 0, completion_requested: false };
         let payload = Packet::new(operation::ENUMERATE_BUS);
         if queue.write(&packet, &[payload.as_bytes()])? == Written::Full {
-            self.shared.changed.store(true, Ordering::Release);
+            shared.changed.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -287,7 +291,14 @@ impl Channel {
         let Some(negotiation) = &mut self.negotiation else {
             return self.send(queue, envelope, Packet::answer(status::INVALID_DEVICE_REQUEST));
         };
-        let answer = match negotiation.take(packet) {
+        let was_ready = negotiation.is_ready();
+        let reaction = negotiation.take(packet);
+        if negotiation.is_ready() != was_ready {
+            // What is there now, the guest finds by itself.
+            self.shared.in_use.store(false, Ordering::Release);
+            self.shared.changed.store(false, Ordering::Release);
+        }
+        let answer = match reaction {
             Reaction::Answer(answer) => answer,
             Reaction::Subchannels(count) => {
                 let offered = queue.offer_subchannels(count);
@@ -309,6 +320,7 @@ impl Channel {
         if self.negotiation.as_ref().is_some_and(|negotiation| !negotiation.is_ready()) {
             return self.send(queue, envelope, Packet::answer(status::INVALID_DEVICE_STATE));
         }
+        self.shared.first_command();
         let memory = queue.memory().clone();
         let told = request.data_transfer_length.get() as usize;
         let len = usize::try_from(buffer.len()).unwrap_or(0).min(told);

@@ -42,7 +42,9 @@ pub(crate) struct Shared {
     luns: RwLock<BTreeMap<u8, Arc<Lun>>>,
     /// The guest is to look for units that came or went.
     pub(crate) changed: AtomicBool,
-    /// Wakes the first channel for that.
+    /// The guest has sent a command since the first channel was initialized.
+    pub(crate) in_use: AtomicBool,
+    /// Wakes the first channel for changes.
     pub(crate) waker: Waker,
     pub(crate) subchannels: u16,
 }
@@ -59,6 +61,16 @@ impl Shared {
     /// The unit at a place.
     pub(crate) fn lun(&self, number: u8) -> Option<Arc<Lun>> {
         self.read().get(&number).cloned()
+    }
+
+    /// Notes that the guest has sent a command: from now on it can be told of changes.
+    pub(crate) fn first_command(&self) {
+        if !self.in_use.load(Ordering::Acquire) {
+            self.in_use.store(true, Ordering::Release);
+            if self.changed.load(Ordering::Acquire) {
+                self.waker.wake();
+            }
+        }
     }
 
     /// The places that are taken.
@@ -87,8 +99,8 @@ impl Controller {
     ) -> std::io::Result<Controller> {
         let instance = Guid::from_u128(machine.as_u128() ^ INSTANCE_SALT ^ u128::from(number));
         let subchannels = queues(processors) - 1;
-        let (changed, waker) = (AtomicBool::new(false), Waker::new()?);
-        let shared = Shared { luns: RwLock::default(), changed, waker, subchannels };
+        let (changed, in_use, waker) = (AtomicBool::new(false), AtomicBool::new(false), Waker::new()?);
+        let shared = Shared { luns: RwLock::default(), changed, in_use, waker, subchannels };
         Ok(Controller { instance, engines, shared: Arc::new(shared) })
     }
 

@@ -5,13 +5,12 @@
 //! memory from other guests, and what the guest wrote is where a flush makes it safe quickly. All other requests, and all of
 //! read-only media, which several guests may share, go through the cache. The kernel keeps the two ways coherent.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, FallocateFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::disk::{Facts, Image};
@@ -21,16 +20,6 @@ pub const SECTOR: u32 = 512;
 /// Block of a DVD in bytes.
 pub const DVD_BLOCK: u32 = 2048;
 
-/// Whether the parent's page cache is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cache {
-    /// Past it where possible.
-    #[default]
-    Bypass,
-    /// Through it always.
-    Use,
-}
-
 /// The descriptors of a file that was opened by somebody who may.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -38,41 +27,6 @@ pub struct OpenFile {
     pub cached: File,
     /// Past it, where the file system can.
     pub direct: Option<File>,
-}
-
-impl OpenFile {
-    /// Opens a file and makes sure that no other virtual machine uses it in a way that does not go together with this one: one
-    /// writer, or any number of readers.
-    ///
-    /// # Errors
-    /// A sentence that names the file.
-    pub fn open(path: &Path, read_only: bool, cache: Cache) -> Result<OpenFile, String> {
-        let cannot = |error: io::Error| format!("cannot open the disk {}: {error}", path.display());
-        let cached = OpenOptions::new().read(true).write(!read_only).open(path).map_err(cannot)?;
-        let lock = if read_only {
-            FlockOperation::NonBlockingLockShared
-        } else {
-            FlockOperation::NonBlockingLockExclusive
-        };
-        match rustix::fs::flock(&cached, lock) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(format!(
-                    "the disk {} is used by another virtual machine; stop that one, or add the disk read-only to both",
-                    path.display()
-                ));
-            }
-            Err(error) => return Err(format!("cannot lock the disk {}: {error}", path.display())),
-        }
-        let direct = if read_only || cache == Cache::Use {
-            None
-        } else {
-            let flags = OFlags::DIRECT.bits().cast_signed();
-            // A file system that cannot says so; then everything goes through the cache.
-            OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()
-        };
-        Ok(OpenFile { cached, direct })
-    }
 }
 
 /// A file that requests may go to past the page cache.

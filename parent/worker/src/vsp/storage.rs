@@ -8,14 +8,14 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parterre_api::{DiskCache, DiskFormat, DiskSettings};
-use parterre_partition::io::{IoCompletion, IoOperation, IoRequest, IoRing};
+use parterre_api::{DiskFormat, DiskSettings};
+use parterre_partition::io::{IoCompletion, IoOperation, IoRequest, IoRing, open_disk};
 use parterre_partition::memory::GuestMemory;
 use parterre_vmbus_server::ring::Segment;
 use parterre_vmbus_server::{Device, Memory, Wait};
 use parterre_vsp_storage::controller::queues;
 use parterre_vsp_storage::disk::{Completion, DiskError, Operation, Request};
-use parterre_vsp_storage::file::{Cache, Direct, DiskFile, OpenFile, raw};
+use parterre_vsp_storage::file::{Direct, DiskFile, OpenFile, raw};
 use parterre_vsp_storage::pool::Pool;
 use parterre_vsp_storage::{Backing, Controller, Engine, Engines, Identity, Kind, Lun, Medium, qcow2};
 use uuid::Uuid;
@@ -140,7 +140,7 @@ impl Drop for RingEngine {
 /// A unit with its medium, from descriptors that are open.
 fn unit(disk: &DiskSettings, open: OpenFile) -> Result<Lun, String> {
     let named = |error: String| format!("{}: {error}", disk.file.display());
-    let read_only = disk.read_only || disk.dvd;
+    let read_only = disk.is_read_only();
     let medium = match disk.format {
         DiskFormat::Raw => {
             let (file, facts) = raw(open, read_only, disk.dvd).map_err(named)?;
@@ -185,8 +185,8 @@ impl Storage {
         let controllers = (0..count).map(make).collect::<Result<_, String>>()?;
         let storage = Storage { controllers };
         for disk in disks {
-            let cache = if disk.cache == DiskCache::Host { Cache::Use } else { Cache::Bypass };
-            storage.add(disk, OpenFile::open(&disk.file, disk.read_only || disk.dvd, cache)?)?;
+            let open = open_disk(&disk.file, disk.is_read_only(), disk.bypasses_cache())?;
+            storage.add(disk, OpenFile { cached: open.cached, direct: open.direct })?;
         }
         Ok(storage)
     }
