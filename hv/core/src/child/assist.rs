@@ -22,6 +22,11 @@ impl Assist {
         Self { page, register: 0, offered: false }
     }
 
+    /// Whether the guest may leave out the end of the interrupt in service.
+    pub fn is_offered(&self) -> bool {
+        self.offered
+    }
+
     fn set<M: Machine>(&self, machine: &M, value: u32) {
         machine.write_frame(self.page.frame(), 0, &value.to_le_bytes());
     }

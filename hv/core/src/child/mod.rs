@@ -35,10 +35,10 @@ use crate::{
     parent::Signal,
     time::Clock,
 };
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use parterre_abi::{
     cpuid::PrivilegeMask,
-    hypercall::PartitionCreationFlags,
+    hypercall::{InterceptAccessTypeMask, PartitionCreationFlags},
     property::SyntheticProcessorFeatures,
     status::{HvResult, HvStatus},
     types::{PartitionId, VpIndex},
@@ -68,8 +68,11 @@ pub struct Child<M: Machine> {
     pub(crate) id: PartitionId,
     pub(crate) slot: u16,
     pub(crate) policy: RwLock<Policy>,
-    /// What it may do; follows from the policy.
+    /// What it may do, and the features that this follows from; as in the policy.
     privileges: AtomicU64,
+    features: AtomicU64,
+    /// Whether the parent answers accesses to some registers; which, the policy says.
+    intercepts_msrs: AtomicBool,
     stage: AtomicU8,
     /// What was deposited for it.
     pub(crate) pool: Mutex<Pool>,
@@ -96,6 +99,8 @@ impl<M: Machine> Child<M> {
             id,
             slot,
             privileges: AtomicU64::new(privileges::privileges(policy.features).bits()),
+            features: AtomicU64::new(policy.features.bits()),
+            intercepts_msrs: AtomicBool::new(false),
             policy: RwLock::new(policy),
             stage: AtomicU8::new(Stage::Created as u8),
             pool: Mutex::new(Pool::new(Owner(slot + 1))),
@@ -122,7 +127,26 @@ impl<M: Machine> Child<M> {
     pub(crate) fn set_features(&self, features: SyntheticProcessorFeatures) {
         let features = features & ASSIGNABLE;
         self.policy.write().features = features;
+        self.features.store(features.bits(), SeqCst);
         self.privileges.store(privileges::privileges(features).bits(), SeqCst);
+    }
+
+    /// Whether it has these synthetic features.
+    pub(crate) fn has(&self, features: SyntheticProcessorFeatures) -> bool {
+        SyntheticProcessorFeatures::from_bits_retain(self.features.load(SeqCst)).contains(features)
+    }
+
+    /// Has the parent answer these accesses to a register from now on. `false` if there are too many such registers.
+    pub(crate) fn intercept_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
+        let mut policy = self.policy.write();
+        let done = policy.intercept_msr(msr, access);
+        self.intercepts_msrs.store(!policy.msrs.is_empty(), SeqCst);
+        done
+    }
+
+    /// Whether the parent answers this kind of access to a register.
+    pub(crate) fn intercepts_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
+        self.intercepts_msrs.load(SeqCst) && self.policy.read().intercepts_msr(msr, access)
     }
 
     /// Where it is in its life.

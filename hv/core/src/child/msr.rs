@@ -111,7 +111,7 @@ impl<M: Machine> Child<M> {
         inner: &mut Inner<M>,
         number: u32,
     ) -> Outcome<u64> {
-        if self.policy.read().intercepts_msr(number, InterceptAccessTypeMask::READ) {
+        if self.intercepts_msr(number, InterceptAccessTypeMask::READ) {
             return Outcome::Intercept;
         }
         if let Some(value) = self.architectural(vp, inner, number, hv.machine.tsc()) {
@@ -198,7 +198,7 @@ impl<M: Machine> Child<M> {
         number: u32,
         value: u64,
     ) -> Outcome<apic::Effect> {
-        if self.policy.read().intercepts_msr(number, InterceptAccessTypeMask::WRITE) {
+        if self.intercepts_msr(number, InterceptAccessTypeMask::WRITE) {
             return Outcome::Intercept;
         }
         if !self.may(privileges::of_register(number)) {

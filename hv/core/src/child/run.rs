@@ -270,7 +270,7 @@ impl<M: Machine> Run<'_, M> {
     /// Injects what can be taken now, and asks for an exit when the rest can be.
     fn deliver_interrupts(&mut self) {
         let incoming = &self.vp.incoming;
-        if incoming.highest_request().is_some() {
+        if self.inner.assist.is_offered() && incoming.highest_request().is_some() {
             self.inner.require_eoi(&self.hv.machine);
         }
         let free = self.inner.vcpu.pending_event().is_none() && !self.inner.vcpu.interrupt_shadow();

@@ -29,7 +29,7 @@ pub(super) fn install_intercept<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>)
     }
     if input.intercept_type == InterceptType::X64_MSR_INDEX {
         let msr = input.intercept_parameter.msr_index();
-        let installed = child.policy.write().intercept_msr(msr, input.access_type);
+        let installed = child.intercept_msr(msr, input.access_type);
         return installed.then_some(()).ok_or(HvStatus::NO_RESOURCES);
     }
     if !KINDS.contains(&input.intercept_type) {

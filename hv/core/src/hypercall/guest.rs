@@ -122,7 +122,7 @@ fn may_call<M: Machine>(child: &Child<M>, code: Code) -> bool {
         }
         code => return !is_privileged(code),
     };
-    child.policy.read().features.contains(feature)
+    child.has(feature)
 }
 
 /// `HvCallGetVpIndexFromApicId`, about the caller's own partition. A virtual processor's index is its APIC id.

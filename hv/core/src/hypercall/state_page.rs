@@ -5,6 +5,7 @@ use crate::{
     child::{Page, Stage},
     hypervisor::Hypervisor,
     machine::{Machine, Vcpu},
+    memory::Visible,
     xstate,
 };
 use parterre_abi::{
@@ -62,6 +63,13 @@ fn listed_page(call: &Call<'_>, input: &GetVpStateInput) -> HvResult<u64> {
     page.checked_mul(4096).ok_or(HvStatus::INVALID_PARAMETER)
 }
 
+/// What a page of a virtual processor that its guest sees holds.
+fn contents<M: Machine>(hv: &Hypervisor<M>, page: &Visible) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    hv.machine.read_frame(page.frame(), 0, &mut bytes);
+    bytes
+}
+
 /// `HvCallGetVpState`.
 pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResult<()> {
     call.expect_variable()?;
@@ -82,6 +90,8 @@ pub(super) fn get_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
             write(inner.apic.export(&context).as_bytes())
         }
         VpStateType::XSAVE => write(inner.vcpu.xsave()),
+        VpStateType::SIM_PAGE => write(&contents(hv, &vp.synic.messages)),
+        VpStateType::SIEF_PAGE => write(&contents(hv, &vp.synic.events)),
         VpStateType::SYNTHETIC_TIMERS => call.reply(&inner.timers.export(child.reference_time(hv))),
         _ => Err(HvStatus::INVALID_PARAMETER),
     }
@@ -113,6 +123,14 @@ pub(super) fn set_state<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvRe
             read(&mut area)?;
             let imported = xstate::import(&hv.machine, inner.vcpu.xsave_mut(), &area);
             imported.then_some(()).ok_or(HvStatus::INVALID_REGISTER_VALUE)
+        }
+        VpStateType::SIM_PAGE | VpStateType::SIEF_PAGE => {
+            let mut bytes = [0; 4096];
+            read(&mut bytes)?;
+            let is_messages = input.state_type == VpStateType::SIM_PAGE;
+            let page = if is_messages { &vp.synic.messages } else { &vp.synic.events };
+            hv.machine.write_frame(page.frame(), 0, &bytes);
+            Ok(())
         }
         VpStateType::SYNTHETIC_TIMERS => {
             let bytes: parterre_abi::hypercall::SyntheticTimersState =
