@@ -25,6 +25,7 @@ struct FakeSynic {
     slot: Option<Vec<u8>>,
     events: Vec<(u32, u8, u16)>,
     notify: u16,
+    time: u64,
 }
 
 impl FakePartition {
@@ -72,6 +73,16 @@ impl Partition for FakePartition {
 
     fn notify_deliverable(&self, _vp: u32, sints: u16) -> Result<()> {
         self.synic().notify |= sints;
+        Ok(())
+    }
+
+    fn reference_time(&self) -> Result<u64> {
+        Ok(self.synic().time)
+    }
+
+    /// Frozen time does not go on; any other is 1 later after each call.
+    fn freeze_time(&self, frozen: bool) -> Result<()> {
+        self.synic().time += u64::from(!frozen);
         Ok(())
     }
 

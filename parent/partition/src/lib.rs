@@ -76,6 +76,12 @@ pub trait Partition: Send + Sync {
 
     /// Has a VP report [`Intercept::SintDeliverable`] when one of these SINTs (bit N: SINT N) has a free slot.
     fn notify_deliverable(&self, vp: u32, sints: u16) -> Result<()>;
+
+    /// The guest's reference time in units of 100 ns.
+    fn reference_time(&self) -> Result<u64>;
+
+    /// Stops the guest's reference time, or has it go on. Meant for times in which no processor runs.
+    fn freeze_time(&self, frozen: bool) -> Result<()>;
 }
 
 /// What became of a message.

@@ -9,6 +9,7 @@ use mshv_bindings::{
 use mshv_ioctls::{InterruptRequest as MshvInterrupt, MshvError, VmFd};
 use parterre_abi::hypercall::InterceptType;
 use parterre_abi::message::{MESSAGE_PAYLOAD_SIZE, MESSAGE_SIZE};
+use parterre_abi::property::PartitionPropertyCode as PropertyCode;
 use parterre_abi::status::HvStatus;
 
 use crate::memory::GuestMemory;
@@ -113,6 +114,18 @@ impl Partition for MshvPartition {
         self.vm
             .register_deliverabilty_notifications(vp, u64::from(sints) << 48)
             .map_err(Error::call(format!("cannot wait for a free message slot of processor {vp}")))
+    }
+
+    fn reference_time(&self) -> Result<u64> {
+        self.vm
+            .get_partition_property(PropertyCode::REFERENCE_TIME.0)
+            .map_err(Error::call("cannot read the guest's reference time"))
+    }
+
+    fn freeze_time(&self, frozen: bool) -> Result<()> {
+        self.vm
+            .set_partition_property(PropertyCode::TIME_FREEZE.0, frozen.into())
+            .map_err(Error::call("cannot stop or start the guest's reference time"))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod console;
 mod control;
 pub mod emulate;
 pub mod event;
+pub mod guest;
 pub mod machine;
 pub mod processor;
 pub mod sandbox;

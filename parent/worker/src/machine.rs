@@ -19,7 +19,7 @@ use crate::console::ConsoleLog;
 use crate::event::Events;
 use crate::processor::{self, Board, PowerSwitch};
 use crate::vmbus::VmBus;
-use crate::vsp::Devices;
+use crate::vsp::{Attachment, Devices};
 
 /// Stack of a processor thread: the run loop and the emulator need little.
 const STACK_SIZE: usize = 128 << 10;
@@ -87,6 +87,7 @@ pub struct Machine {
     board: Board,
     threads: Vec<JoinHandle<()>>,
     kicker: Kicker,
+    attachments: Vec<Arc<dyn Attachment>>,
 }
 
 /// What stays the same over all restarts of a machine.
@@ -152,7 +153,8 @@ impl Template {
         )?;
         let (pc, ram, events) = (Arc::new(pc), self.memory.clone(), self.events.clone());
         let board = Board { pc, ram, vmbus, events, stop, trace: self.trace };
-        let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker };
+        let attachments = self.devices.attachments.clone();
+        let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker, attachments };
         for (index, mut vp) in (0u8..).zip(processors) {
             let board = machine.board.clone();
             let thread = thread::Builder::new()
@@ -179,12 +181,12 @@ impl Template {
         let memory = Arc::new(self.memory.regions().clone());
         let processors = u32::from(self.config.processors);
         let listener = self.devices.listener.clone();
-        let vmbus = VmBus::new(partition, memory, processors, max_gpadl_pages, listener);
+        let vmbus = VmBus::new(partition.clone(), memory, processors, max_gpadl_pages, listener);
         for device in &self.devices.devices {
             vmbus.offer(device.clone())?;
         }
         for attachment in &self.devices.attachments {
-            attachment.attach(Arc::new(vmbus.clone()));
+            attachment.attach(Arc::new(vmbus.clone()), partition.clone());
         }
         Ok(vmbus)
     }
@@ -216,5 +218,8 @@ impl Machine {
             let _ = thread.join();
         }
         self.board.vmbus.stop();
+        for attachment in &self.attachments {
+            attachment.detach();
+        }
     }
 }

@@ -21,6 +21,7 @@ use parterre_partition::{Hypervisor, PartitionConfig};
 use parterre_worker::boot::BootSource;
 use parterre_worker::console::ConsoleLog;
 use parterre_worker::event::Events;
+use parterre_worker::guest::{self, Guest};
 use parterre_worker::machine::Template;
 use parterre_worker::processor::log_line;
 use parterre_worker::sandbox;
@@ -166,16 +167,20 @@ fn prepare(spec: &WorkerSpec) -> Result<Service, AnyError> {
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
     let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
     template.devices.devices.extend(storage.devices());
+    let guest = Arc::new(Guest::new(spec.id, settings)?);
+    template.devices.attachments.push(guest.clone());
+    template.devices.listener = Some(guest.clone());
     let paths = WorkerPaths::new(spec.directory.clone());
     let bind = |path: PathBuf| {
         UnixListener::bind(&path).map_err(|e| format!("cannot listen on {}: {e}", path.display()))
     };
     let listeners = Listeners { control: bind(paths.control())?, console: bind(paths.console())? };
-    let devices = bind(paths.devices())?;
+    let (devices, requests) = (bind(paths.devices())?, bind(paths.guest())?);
     let service = Service::new(template, spec.id, Some(listeners))?;
     sandbox::enter()?;
-    // After that, so that its thread is in the sandbox too.
+    // After that, so that their threads are in the sandbox too.
     hotplug::serve(devices, Arc::new(storage))?;
+    guest::serve(guest, requests)?;
     Ok(service)
 }
 

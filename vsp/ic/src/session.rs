@@ -32,6 +32,9 @@ pub trait Protocol {
         Self::SERVICE.versions()
     }
 
+    /// The guest has opened the channel and will be offered [`Protocol::versions`].
+    fn opening(&mut self) {}
+
     /// The guest has chosen a version; requests can be sent from now on.
     fn start(&mut self, now: Duration, version: Version);
 
@@ -158,6 +161,7 @@ impl<P: Protocol> Session<P> {
         self.close();
         self.link = Link::Negotiating;
         self.complaint = None;
+        self.protocol.opening();
         let body = negotiate::offer(FRAMEWORK_VERSIONS, self.protocol.versions());
         self.send(MessageType::Negotiate, negotiate::VERSION, negotiate::VERSION, &body, None);
     }

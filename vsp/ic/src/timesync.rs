@@ -74,13 +74,10 @@ pub struct TimeSync<C> {
 
 impl<C: Clock> TimeSync<C> {
     /// A service that tells this clock's time.
-    pub fn new(mut clock: C) -> TimeSync<C> {
-        let offered = Service::TimeSync.versions().iter().copied();
-        let has_reference = clock.reference_time().is_some();
-        let versions = offered.filter(|version| has_reference || *version < WITH_REFERENCE).collect();
+    pub fn new(clock: C) -> TimeSync<C> {
         TimeSync {
             clock,
-            versions,
+            versions: Vec::new(),
             with_reference: false,
             due: None,
             sync: true,
@@ -129,6 +126,12 @@ impl<C: Clock> Protocol for TimeSync<C> {
 
     fn versions(&self) -> &[Version] {
         &self.versions
+    }
+
+    fn opening(&mut self) {
+        let offered = Self::SERVICE.versions().iter().copied();
+        let has_reference = self.clock.reference_time().is_some();
+        self.versions = offered.filter(|version| has_reference || *version < WITH_REFERENCE).collect();
     }
 
     fn start(&mut self, now: Duration, version: Version) {

@@ -193,7 +193,7 @@ impl Sockets {
     /// See [`ConnectError`].
     pub fn connect(
         &self,
-        bus: &Arc<dyn Bus>,
+        bus: Arc<dyn Bus>,
         port: u32,
         stream: &UnixStream,
         greeting: Vec<u8>,
@@ -203,7 +203,9 @@ impl Sockets {
         let mut offer = Offer::pipe(address::of_port(port), self.own_address(), PIPE_TYPE_BYTE);
         offer.flags = OfferFlags::NAMED_PIPE_MODE | OfferFlags::TLNPI_PROVIDER_OFFER;
         offer.user_defined[FROM_PARENT] = 1;
-        let (connection, hear) = self.offer(bus, offer, socket, greeting)?;
+        let (connection, hear) = self.offer(&bus, offer, socket, greeting)?;
+        // Whoever waits does not keep the bus of a machine that is reset meanwhile.
+        drop(bus);
         let opened = hear.recv_timeout(patience).is_ok();
         // Who takes the beginning decides: the guest that opens, or this one that gives up.
         if !opened && connection.take().is_some() {

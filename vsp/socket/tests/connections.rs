@@ -190,11 +190,11 @@ fn the_parent_connects_to_a_guest_that_listens() {
     let sockets = Sockets::new();
     let (test, bus) = bus();
     let (ours, mut program) = UnixStream::pair().unwrap();
-    let failed = sockets.connect(&bus, 22, &ours, b"ok\n".to_vec(), SHORT);
+    let failed = sockets.connect(bus.clone(), 22, &ours, b"ok\n".to_vec(), SHORT);
     assert_eq!(failed, Err(ConnectError::NoAnswer { port: 22, patience: SHORT }));
     assert_eq!((test.rescinded(), test.device(0).offer().user_defined[4]), (1, 1));
     std::thread::scope(|scope| {
-        let connect = scope.spawn(|| sockets.connect(&bus, 22, &ours, b"ok\n".to_vec(), 1000 * SHORT));
+        let connect = scope.spawn(|| sockets.connect(bus.clone(), 22, &ours, b"ok\n".to_vec(), 1000 * SHORT));
         while test.offers.lock().unwrap().len() < 2 {
             std::thread::yield_now();
         }
@@ -230,5 +230,5 @@ fn there_is_a_most() {
         assert!(ConnectListener::connect(&sockets, &bus, request));
     }
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    assert_eq!(sockets.connect(&bus, 1, &ours, Vec::new(), SHORT), Err(ConnectError::TooMany));
+    assert_eq!(sockets.connect(bus.clone(), 1, &ours, Vec::new(), SHORT), Err(ConnectError::TooMany));
 }

@@ -98,7 +98,8 @@ impl Guest {
     /// There is no file descriptor left.
     pub fn new(id: Uuid, settings: &VmSettings) -> std::io::Result<Guest> {
         let IntegrationSettings { items, .. } = &settings.integration;
-        let items = items.iter().map(|(key, value)| Item { key: key.clone(), value: value.clone() }).collect();
+        let items =
+            items.iter().map(|(key, value)| Item { key: key.clone(), value: value.clone() }).collect();
         let partition = Current::default();
         let is_enabled = |service: &IntegrationService| settings.integration.is_enabled(*service);
         let enabled = IntegrationService::ALL.into_iter().filter(is_enabled).collect();

@@ -147,7 +147,7 @@ impl Guest {
         };
         let patience = Duration::from_secs(seconds.min(MAX_CONNECT).into());
         let greeting = answer_line(&GuestAnswer::Connected);
-        if let Err(error) = self.sockets.connect(&bus, port, stream, greeting, patience) {
+        if let Err(error) = self.sockets.connect(bus, port, stream, greeting, patience) {
             // The attempt has made the socket non-blocking.
             let _ = stream.set_nonblocking(false);
             let code = match error {

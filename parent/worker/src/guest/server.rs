@@ -36,10 +36,11 @@ pub fn serve(guest: Arc<Guest>, listener: UnixListener) -> std::io::Result<()> {
                 continue;
             }
             let (guest, place) = (guest.clone(), places.clone());
-            let started = thread::Builder::new().name("request".into()).stack_size(STACK_SIZE).spawn(move || {
-                let _place = place;
-                take(&guest, stream);
-            });
+            let started =
+                thread::Builder::new().name("request".into()).stack_size(STACK_SIZE).spawn(move || {
+                    let _place = place;
+                    take(&guest, stream);
+                });
             if let Err(error) = started {
                 log_line(format_args!("no thread for a request to the guest: {error}"));
             }

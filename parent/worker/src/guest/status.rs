@@ -13,7 +13,8 @@ impl Guest {
     pub fn status(&self) -> IntegrationStatus {
         let version = self.bus_version();
         let state = |service| self.state(service, version.is_some());
-        let services = IntegrationService::ALL.map(|service| ServiceStatus { service, state: state(service) });
+        let services =
+            IntegrationService::ALL.map(|service| ServiceStatus { service, state: state(service) });
         let guest = self.items.with(|session, _| session.protocol().guest_items().to_vec());
         IntegrationStatus {
             vmbus: version.map(|version| version.to_string()),

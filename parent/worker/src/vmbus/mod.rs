@@ -200,4 +200,8 @@ impl Bus for VmBus {
         state.server.rescind(id);
         self.act(&mut state);
     }
+
+    fn version(&self) -> Option<Version> {
+        VmBus::version(self)
+    }
 }

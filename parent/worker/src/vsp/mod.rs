@@ -5,6 +5,7 @@ pub mod storage;
 
 use std::sync::Arc;
 
+use parterre_partition::Partition;
 use parterre_vmbus_server::Device;
 use parterre_vmbus_server::bus::{Bus, ConnectListener};
 
@@ -22,5 +23,8 @@ pub struct Devices {
 /// Something that uses the bus itself.
 pub trait Attachment: Send + Sync {
     /// There is a new bus: the machine was powered on or reset. Everything that was offered on an earlier one is gone.
-    fn attach(&self, bus: Arc<dyn Bus>);
+    fn attach(&self, bus: Arc<dyn Bus>, partition: Arc<dyn Partition>);
+
+    /// The machine has stopped: bus and partition are to be let go.
+    fn detach(&self);
 }

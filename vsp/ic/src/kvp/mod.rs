@@ -114,6 +114,13 @@ impl KeyValue {
         self.guest.iter().find(|item| item.key == key).map(|item| &*item.value)
     }
 
+    /// Gives an item of the External pool another value, for this and each later start of the guest's service. Whoever gave
+    /// the order need not know whether it runs.
+    pub fn keep(&mut self, key: &str, value: Option<&str>) {
+        self.items.retain(|item| item.key != key);
+        self.items.extend(value.map(|value| Item { key: key.into(), value: value.into() }));
+    }
+
     /// Reads a pool.
     pub fn read(&mut self, pool: Pool, reply: Reply<Vec<Item>>) {
         self.order(Order::Read { pool, items: Vec::new(), reply });
