@@ -24,9 +24,11 @@ const DEPOSITED: &str =
     "awk -F: '/DepositedPages/ { n += $2 } END { print n + 0 }' /sys/kernel/debug/mshv/partition/1/stats";
 /// Partitions that there are, the parent's included.
 const PARTITIONS: &str = "ls /sys/kernel/debug/mshv/partition | wc -l";
-/// Free memory in KiB, with what the kernel keeps for later given back first.
+/// Free memory in KiB, with what the kernel keeps for later given back first or (each processor's list of free pages)
+/// counted.
 const FREE: &str = "sync; echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory; sleep 1; \
-                    awk '/MemFree/ { print $2 }' /proc/meminfo";
+                    awk '/^MemFree:/ { n += $2 } /^ +count:/ { n += 4 * $2 } END { print n }' \
+                    /proc/meminfo /proc/zoneinfo";
 /// The kernel's own memory in KiB.
 const KERNEL: &str = "awk '/^(SUnreclaim|KernelStack|PageTables|Percpu|VmallocUsed):/ { n += $2 } END { print n }' /proc/meminfo";
 
