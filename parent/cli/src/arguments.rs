@@ -29,6 +29,9 @@ pub enum Command {
     /// Virtual machines.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Virtual switches.
+    #[command(subcommand)]
+    Switch(crate::network::SwitchCommand),
     /// Print completions for a shell, as in: parterre completions bash > /etc/bash_completion.d/parterre
     Completions {
         /// The shell.
@@ -86,6 +89,9 @@ pub enum VmCommand {
     /// The disks of a virtual machine.
     #[command(subcommand)]
     Disk(crate::disk::DiskCommand),
+    /// The network adapters of a virtual machine.
+    #[command(subcommand)]
+    Network(crate::network::NetworkCommand),
     /// What is asked of the guest itself.
     #[command(flatten)]
     Guest(GuestCommand),

@@ -20,7 +20,7 @@ pub struct Client {
 }
 
 /// Bytes that stand for themselves in a path segment.
-fn escape(segment: &str) -> String {
+pub fn escape(segment: &str) -> String {
     let mut escaped = String::new();
     for byte in segment.bytes() {
         match byte {

@@ -11,6 +11,7 @@ mod disk;
 mod error;
 mod guest;
 mod host;
+mod network;
 mod progress;
 mod table;
 mod vm;
@@ -37,6 +38,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Host(command) => host::run(command, json),
         Command::Vm(command) => vm::run(command, json),
+        Command::Switch(command) => network::run_switch(command, json).map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut bytes = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "parterre", &mut bytes);

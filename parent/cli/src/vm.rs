@@ -74,6 +74,7 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
             }
         }
         VmCommand::Disk(command) => crate::disk::run(client, command, json).await,
+        VmCommand::Network(command) => crate::network::run_network(client, command, json).await,
         // Handled by `run`.
         VmCommand::Console { .. } | VmCommand::Guest(_) => Ok(()),
     }
@@ -147,6 +148,10 @@ fn print_vm(vm: &Vm, integration: Option<&IntegrationStatus>) -> Result<(), Erro
         pairs.push(("Initrd", initrd.display().to_string()));
     }
     pairs.push(("Command line", settings.command_line.clone()));
+    for adapter in &settings.network_adapters {
+        let options = crate::network::words(&adapter.options);
+        pairs.push(("Network adapter", format!("{} on switch '{}', {options}", adapter.mac, adapter.switch)));
+    }
     if let Some(worker) = vm.worker {
         pairs.push(("Worker process", worker.to_string()));
     }

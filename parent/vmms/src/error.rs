@@ -1,6 +1,6 @@
 //! Errors of the service, each with the kind that the REST interface tells.
 
-use parterre_api::{ErrorBody, ErrorCode};
+use parterre_api::{ErrorBody, ErrorCode, MacAddress};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +11,20 @@ pub enum Error {
     /// No such virtual machine.
     #[error("there is no virtual machine '{0}'; `parterre vm list` shows those that exist")]
     NotFound(String),
+    /// No such switch.
+    #[error("there is no switch '{0}'; `parterre switch list` shows those that exist")]
+    NoSwitch(String),
+    /// No such adapter.
+    #[error("virtual machine '{vm}' has no network adapter {mac}; `parterre vm network list {vm}` shows those that it has")]
+    NoAdapter {
+        /// The virtual machine.
+        vm: String,
+        /// The address asked for.
+        mac: MacAddress,
+    },
+    /// The name is a switch's already.
+    #[error("there is already a switch '{0}'; choose another name or delete it first")]
+    SwitchNameTaken(String),
     /// The name is taken.
     #[error("there is already a virtual machine '{0}'; choose another name or delete it first")]
     NameTaken(String),
@@ -52,8 +66,8 @@ impl Error {
     pub fn code(&self) -> ErrorCode {
         match self {
             Error::BadRequest(_) => ErrorCode::BadRequest,
-            Error::NotFound(_) => ErrorCode::NotFound,
-            Error::NameTaken(_) | Error::Conflict(_) => ErrorCode::Conflict,
+            Error::NotFound(_) | Error::NoSwitch(_) | Error::NoAdapter { .. } => ErrorCode::NotFound,
+            Error::NameTaken(_) | Error::SwitchNameTaken(_) | Error::Conflict(_) => ErrorCode::Conflict,
             Error::Timeout(_) => ErrorCode::Timeout,
             _ => ErrorCode::Failed,
         }

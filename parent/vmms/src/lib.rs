@@ -15,10 +15,12 @@ mod disks;
 pub mod error;
 mod guest;
 pub mod manager;
+mod network;
 mod process;
 pub mod rest;
 pub mod store;
 mod supervise;
+mod switches;
 
 pub use error::{Error, Result};
 pub use manager::Manager;

@@ -53,6 +53,7 @@ async fn run(arguments: Arguments) -> Result<(), AnyError> {
     let worker = arguments.worker.map_or_else(beside_this_program, Ok)?;
     let store = Store::open(&paths.database())?;
     let manager = Manager::new(paths.clone(), worker, store)?;
+    manager.restore_switches().await;
     let adopted = adopt::adopt_workers(&manager).await;
     let listener = listen(&paths.api_socket())?;
     let defined = manager.list().len();

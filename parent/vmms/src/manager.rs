@@ -1,6 +1,7 @@
 //! All virtual machines of the host: what is defined, what runs, and the operations on them.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::network::Switches;
 use crate::process;
 use crate::store::Store;
 use crate::supervise::{Link, Order, state_of, supervise};
@@ -36,6 +38,7 @@ struct Inner {
     worker_program: PathBuf,
     store: Mutex<Store>,
     entries: Mutex<BTreeMap<Uuid, Entry>>,
+    network: Switches,
     /// Held while settings are changed, so that no change overwrites another.
     changing: tokio::sync::Mutex<()>,
 }
@@ -44,7 +47,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct Manager(Arc<Inner>);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,15 +56,29 @@ impl Manager {
     /// its worker.
     pub fn new(paths: Paths, worker_program: PathBuf, store: Store) -> Result<Manager> {
         let definitions = store.all()?;
+        let network = Switches::new(store.switches()?);
         let entries = definitions.into_iter().map(|(id, settings)| (id, Entry::off(id, settings))).collect();
         let (store, entries) = (Mutex::new(store), Mutex::new(entries));
         let changing = tokio::sync::Mutex::default();
-        Ok(Manager(Arc::new(Inner { paths, worker_program, store, entries, changing })))
+        Ok(Manager(Arc::new(Inner { paths, worker_program, store, entries, network, changing })))
     }
 
     /// The directories.
     pub fn paths(&self) -> &Paths {
         &self.0.paths
+    }
+
+    pub(crate) fn network(&self) -> &Switches {
+        &self.0.network
+    }
+
+    pub(crate) fn store(&self) -> &Mutex<Store> {
+        &self.0.store
+    }
+
+    /// Makes what is missing of the switches; a switch that does not work says why when it is shown.
+    pub async fn restore_switches(&self) {
+        self.network().restore().await;
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
@@ -201,9 +218,11 @@ impl Manager {
     /// Starts the worker and its supervisor.
     async fn launch(&self, id: Uuid, settings: VmSettings) -> std::result::Result<(), String> {
         let paths = self.0.paths.worker(id);
-        let spec =
-            WorkerSpec { id, settings, directory: paths.directory().to_owned(), network_queues: Vec::new() };
-        let (process, first) = process::spawn(&self.0.worker_program, &spec).await?;
+        let connected = self.connect_adapters(&settings.network_adapters, settings.processors).await;
+        let (network_queues, queues) = connected?;
+        let spec = WorkerSpec { id, settings, directory: paths.directory().to_owned(), network_queues };
+        let descriptors = queues.into_iter().map(OwnedFd::from).collect();
+        let (process, first) = process::spawn(&self.0.worker_program, &spec, descriptors).await?;
         if let WorkerPhase::Ended(reason) = first.phase {
             process.ended().await;
             return Err(match reason {

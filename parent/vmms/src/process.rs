@@ -1,15 +1,19 @@
 //! Worker processes: starting one, knowing when it ends, and how.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use parterre_api::WorkerPaths;
 use parterre_api::worker::{WorkerSpec, WorkerStatus};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -70,17 +74,40 @@ fn log_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
-/// Starts a worker and waits for its first word.
-pub(crate) async fn spawn(program: &Path, spec: &WorkerSpec) -> Result<(Process, WorkerStatus), String> {
+/// Most descriptors in one message: the kernel takes 253.
+const MAX_DESCRIPTORS: usize = 128;
+
+/// Tells a worker what it is to run. Descriptors come with blanks before the description, which JSON allows.
+fn tell(stream: &mut UnixStream, spec: &[u8], descriptors: &[OwnedFd]) -> std::io::Result<()> {
+    for part in descriptors.chunks(MAX_DESCRIPTORS) {
+        let borrowed: Vec<_> = part.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+            return Err(std::io::Error::other("too many descriptors"));
+        }
+        sendmsg(&*stream, &[IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL)?;
+    }
+    stream.write_all(spec)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Starts a worker with the queues of its network adapters, and waits for its first word.
+pub(crate) async fn spawn(
+    program: &Path,
+    spec: &WorkerSpec,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(Process, WorkerStatus), String> {
     let paths = WorkerPaths::new(spec.directory.clone());
     let trouble =
         |what: &str, error: &dyn std::fmt::Display| format!("cannot start the worker: {what}: {error}");
     prepare_directory(&paths).map_err(|e| trouble("no directory for it", &e))?;
     let log = log_file(&paths.log()).map_err(|e| trouble("no log for it", &e))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(|e| trouble("no socket to it", &e))?;
     // A group of its own: what ends the service by keyboard does not end the virtual machines.
     let mut child = Command::new(program)
         .arg("--service")
-        .stdin(Stdio::piped())
+        .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::piped())
         .stderr(log)
         .process_group(0)
@@ -88,10 +115,9 @@ pub(crate) async fn spawn(program: &Path, spec: &WorkerSpec) -> Result<(Process,
         .map_err(|e| trouble(&program.display().to_string(), &e))?;
     let process = Process::open(child.id()).map_err(|e| trouble("it cannot be watched", &e))?;
     let json = serde_json::to_vec(spec).map_err(|e| trouble("its description", &e))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A worker that ends at once says why on its output, which is read below.
-        let _ = stdin.write_all(&json);
-    }
+    // A worker that ends at once says why on its output, which is read below.
+    let _ = tell(&mut ours, &json, &descriptors);
+    drop(descriptors);
     let Some(stdout) = child.stdout.take() else {
         return Err("cannot start the worker: no pipe to it".into());
     };

@@ -11,8 +11,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use parterre_api::guest::{FreezeRequest, GuestAnswer, ItemPool, ItemValue, ShutdownRequest};
 use parterre_api::{
-    ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange, StopRequest, Vm,
-    VmSettings,
+    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange, StopRequest,
+    Switch, SwitchSettings, Vm, VmSettings,
 };
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -41,6 +41,10 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms", get(list).post(create))
         .route("/v1/vms/{name}", get(show).delete(delete))
         .route("/v1/vms/{name}/watch", get(watch))
+        .route("/v1/vms/{name}/network", post(add_adapter))
+        .route("/v1/vms/{name}/network/{mac}", axum::routing::delete(remove_adapter))
+        .route("/v1/switches", get(switches).post(create_switch))
+        .route("/v1/switches/{name}", get(switch).delete(delete_switch))
         .route("/v1/vms/{name}/disks", get(disks).post(add_disk))
         .route("/v1/vms/{name}/disks/{controller}/{lun}", axum::routing::delete(remove_disk))
         .route("/v1/vms/{name}/start", post(start))
@@ -112,6 +116,44 @@ async fn show(State(manager): State<Manager>, Path(name): Path<String>) -> Answe
 
 async fn delete(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<StatusCode> {
     manager.delete(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn add_adapter(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<AdapterRequest>, JsonRejection>,
+) -> Answer<(StatusCode, Json<Vm>)> {
+    Ok((StatusCode::CREATED, Json(manager.add_adapter(&name, checked(body)?).await?)))
+}
+
+async fn remove_adapter(
+    State(manager): State<Manager>,
+    Path((name, mac)): Path<(String, String)>,
+) -> Answer<StatusCode> {
+    manager.remove_adapter(&name, mac.parse().map_err(Error::BadRequest)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn switches(State(manager): State<Manager>) -> Json<Vec<Switch>> {
+    Json(manager.switches())
+}
+
+async fn create_switch(
+    State(manager): State<Manager>,
+    body: Result<Json<SwitchSettings>, JsonRejection>,
+) -> Answer<(StatusCode, Json<Switch>)> {
+    let settings = checked(body)?;
+    let switch = detached(async move { manager.create_switch(settings).await }).await?;
+    Ok((StatusCode::CREATED, Json(switch)))
+}
+
+async fn switch(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Switch>> {
+    Ok(Json(manager.switch(&name)?))
+}
+
+async fn delete_switch(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<StatusCode> {
+    detached(async move { manager.delete_switch(&name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

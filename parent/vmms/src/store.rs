@@ -5,14 +5,15 @@
 
 use std::path::Path;
 
-use parterre_api::VmSettings;
+use parterre_api::{SwitchSettings, VmSettings};
 use rusqlite::{Connection, ErrorCode, params};
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::{Error, Result};
 
 /// Version of the layout, kept in SQLite's `user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// The store.
 pub struct Store {
@@ -45,8 +46,17 @@ impl Store {
                     settings TEXT NOT NULL
                 ) STRICT",
             )?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
         }
+        if found < 2 {
+            transaction.execute_batch(
+                "CREATE TABLE switch (
+                    id TEXT PRIMARY KEY,
+                    name TEXT NOT NULL UNIQUE,
+                    settings TEXT NOT NULL
+                ) STRICT",
+            )?;
+        }
+        transaction.pragma_update(None, "user_version", VERSION)?;
         Ok(transaction.commit()?)
     }
 
@@ -74,6 +84,32 @@ impl Store {
         Ok(changed > 0)
     }
 
+    /// Adds a switch. The name must be free.
+    pub fn insert_switch(&mut self, id: Uuid, settings: &SwitchSettings) -> Result<()> {
+        let json = serde_json::to_string(settings)
+            .map_err(|source| Error::Definition { id: id.to_string(), source })?;
+        let inserted = self.connection.execute(
+            "INSERT INTO switch (id, name, settings) VALUES (?1, ?2, ?3)",
+            params![id.to_string(), settings.name, json],
+        );
+        match inserted {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Err(Error::SwitchNameTaken(settings.name.clone()))
+            }
+            other => other.map(drop).map_err(Error::from),
+        }
+    }
+
+    /// Removes a switch; says whether there was one.
+    pub fn remove_switch(&mut self, id: Uuid) -> Result<bool> {
+        Ok(self.connection.execute("DELETE FROM switch WHERE id = ?1", params![id.to_string()])? > 0)
+    }
+
+    /// All switches, by name.
+    pub fn switches(&self) -> Result<Vec<(Uuid, SwitchSettings)>> {
+        self.definitions("SELECT id, settings FROM switch ORDER BY name")
+    }
+
     /// Removes a definition; says whether there was one.
     pub fn remove(&mut self, id: Uuid) -> Result<bool> {
         Ok(self.connection.execute("DELETE FROM vm WHERE id = ?1", params![id.to_string()])? > 0)
@@ -81,12 +117,16 @@ impl Store {
 
     /// All definitions, by name.
     pub fn all(&self) -> Result<Vec<(Uuid, VmSettings)>> {
-        let mut statement = self.connection.prepare("SELECT id, settings FROM vm ORDER BY name")?;
+        self.definitions("SELECT id, settings FROM vm ORDER BY name")
+    }
+
+    fn definitions<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<(Uuid, T)>> {
+        let mut statement = self.connection.prepare(query)?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         rows.map(|row| {
             let (id, json) = row?;
             let parsed =
-                Uuid::parse_str(&id).map_err(|_| Error::Failed(format!("'{id}' is no id of a VM")))?;
+                Uuid::parse_str(&id).map_err(|_| Error::Failed(format!("'{id}' is no id of a definition")))?;
             let settings = serde_json::from_str(&json).map_err(|source| Error::Definition { id, source })?;
             Ok((parsed, settings))
         })

@@ -19,6 +19,7 @@ mod control;
 pub mod emulate;
 pub mod event;
 pub mod guest;
+pub mod handover;
 pub mod machine;
 pub mod processor;
 pub mod sandbox;

@@ -6,7 +6,8 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,13 +23,14 @@ use parterre_worker::boot::BootSource;
 use parterre_worker::console::ConsoleLog;
 use parterre_worker::event::Events;
 use parterre_worker::guest::{self, Guest};
+use parterre_worker::handover;
 use parterre_worker::machine::Template;
 use parterre_worker::processor::log_line;
 use parterre_worker::sandbox;
 use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
 use parterre_worker::vsp::storage::Storage;
-use parterre_worker::vsp::{Devices, hotplug};
+use parterre_worker::vsp::{Devices, hotplug, network};
 use uuid::Uuid;
 
 /// The worker process of one virtual machine.
@@ -141,10 +143,9 @@ fn run_by_hand(arguments: Arguments) -> Result<OffReason, AnyError> {
 /// Runs the machine that the management service describes on standard input. The first line on standard output says
 /// that the worker is ready, or why it cannot be.
 fn serve() -> Result<OffReason, AnyError> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text)?;
+    let (text, descriptors) = handover::receive()?;
     let spec: WorkerSpec = serde_json::from_str(&text).map_err(|e| format!("bad description: {e}"))?;
-    match prepare(&spec) {
+    match prepare(&spec, descriptors) {
         Ok(service) => {
             announce(service.status())?;
             Ok(service.run())
@@ -158,7 +159,7 @@ fn serve() -> Result<OffReason, AnyError> {
     }
 }
 
-fn prepare(spec: &WorkerSpec) -> Result<Service, AnyError> {
+fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyError> {
     let settings = &spec.settings;
     settings.check()?;
     let processors = u8::try_from(settings.processors)?;
@@ -167,6 +168,8 @@ fn prepare(spec: &WorkerSpec) -> Result<Service, AnyError> {
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
     let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
     template.devices.devices.extend(storage.devices());
+    let adapters = network::adapters(&settings.network_adapters, &spec.network_queues, descriptors)?;
+    template.devices.devices.extend(adapters);
     let guest = Arc::new(Guest::new(spec.id, settings)?);
     template.devices.attachments.push(guest.clone());
     template.devices.listener = Some(guest.clone());

@@ -1,0 +1,158 @@
+//! Requests about switches and network adapters.
+
+use parterre_api::{
+    AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchSettings, Vm,
+};
+use parterre_partition::tap::Queue;
+use uuid::Uuid;
+
+use crate::manager::{blocking, lock};
+use crate::network::{self, Defined, bridge_name};
+use crate::{Error, Manager, Result};
+
+/// The first bytes of addresses that are made here: locally administered.
+const MAC_PREFIX: [u8; 3] = [0x02, 0x15, 0x5d];
+
+fn no_switch(name: &str) -> Error {
+    Error::NoSwitch(name.into())
+}
+
+impl Manager {
+    /// All switches, by name.
+    pub fn switches(&self) -> Vec<Switch> {
+        self.network().all().into_iter().map(|switch| self.describe(switch)).collect()
+    }
+
+    /// The switch with a name or an id.
+    pub fn switch(&self, name: &str) -> Result<Switch> {
+        self.network().find(name).map(|switch| self.describe(switch)).ok_or_else(|| no_switch(name))
+    }
+
+    fn describe(&self, switch: Defined) -> Switch {
+        let Defined { id, settings, trouble } = switch;
+        let uses =
+            |vm: &Vm| vm.settings.network_adapters.iter().any(|adapter| adapter.switch == settings.name);
+        let virtual_machines = self.list().into_iter().filter(uses).map(|vm| vm.settings.name).collect();
+        Switch { id, bridge: bridge_name(id), trouble, virtual_machines, settings }
+    }
+
+    /// Makes a switch. When this returns, it works, and its definition is on the disk.
+    pub async fn create_switch(&self, settings: SwitchSettings) -> Result<Switch> {
+        settings.check().map_err(Error::BadRequest)?;
+        let network = self.network();
+        let _turn = network.changing.lock().await;
+        if network.find(&settings.name).is_some() {
+            return Err(Error::SwitchNameTaken(settings.name));
+        }
+        let id = Uuid::new_v4();
+        let failed = |why| Error::Failed(format!("switch '{}' cannot be made: {why}", settings.name));
+        network.make(id, &settings).await.map_err(failed)?;
+        let (manager, stored) = (self.clone(), settings.clone());
+        if let Err(error) = blocking(move || lock(manager.store()).insert_switch(id, &stored)).await {
+            // The store is what counts; the bridge is of no use without it.
+            let _ = network.unmake(id, &settings).await;
+            return Err(error);
+        }
+        let name = settings.name.clone();
+        network.add(id, settings);
+        self.switch(&name)
+    }
+
+    /// Deletes a switch that no virtual machine uses.
+    pub async fn delete_switch(&self, name: &str) -> Result<()> {
+        let network = self.network();
+        let _turn = network.changing.lock().await;
+        let switch = self.switch(name)?;
+        let name = &switch.settings.name;
+        if !switch.virtual_machines.is_empty() {
+            return Err(Error::Conflict(format!(
+                "switch '{name}' is used by {}; remove their adapters first: `parterre vm network remove NAME ADDRESS`",
+                switch.virtual_machines.join(", ")
+            )));
+        }
+        let failed = |why| Error::Failed(format!("switch '{name}' cannot be deleted: {why}"));
+        network.unmake(switch.id, &switch.settings).await.map_err(failed)?;
+        let (manager, id) = (self.clone(), switch.id);
+        blocking(move || lock(manager.store()).remove_switch(id)).await?;
+        network.forget(id);
+        Ok(())
+    }
+
+    /// Gives a virtual machine that is off an adapter.
+    pub async fn add_adapter(&self, name: &str, request: AdapterRequest) -> Result<Vm> {
+        let vm = self.only_if_off(name)?;
+        let switch = self.switch(&request.switch)?.settings.name;
+        let mac = match request.mac {
+            Some(mac) => self.only_if_free(mac)?,
+            None => self.free_mac()?,
+        };
+        if vm.settings.network_adapters.len() >= MAX_NETWORK_ADAPTERS {
+            return Err(Error::Conflict(format!(
+                "virtual machine '{name}' has {MAX_NETWORK_ADAPTERS} network adapters already, which is the most"
+            )));
+        }
+        let adapter = NetworkAdapter { id: Uuid::new_v4(), mac, switch, options: request.options };
+        self.change_settings(name, move |settings| settings.network_adapters.push(adapter)).await
+    }
+
+    /// Takes an adapter from a virtual machine that is off.
+    pub async fn remove_adapter(&self, name: &str, mac: MacAddress) -> Result<Vm> {
+        let vm = self.only_if_off(name)?;
+        if !vm.settings.network_adapters.iter().any(|adapter| adapter.mac == mac) {
+            return Err(Error::NoAdapter { vm: vm.settings.name, mac });
+        }
+        self.change_settings(name, move |settings| {
+            settings.network_adapters.retain(|adapter| adapter.mac != mac)
+        })
+        .await
+    }
+
+    fn only_if_off(&self, name: &str) -> Result<Vm> {
+        let vm = self.show(name)?;
+        if vm.status.is_off() {
+            return Ok(vm);
+        }
+        let (name, word) = (&vm.settings.name, vm.status.word().to_lowercase());
+        Err(Error::Conflict(format!(
+            "virtual machine '{name}' is {word}; its network adapters can be changed while it is off: `parterre vm stop {name}`"
+        )))
+    }
+
+    fn only_if_free(&self, mac: MacAddress) -> Result<MacAddress> {
+        match self.user_of(mac) {
+            Some(vm) => {
+                Err(Error::Conflict(format!("the address {mac} is that of an adapter of '{vm}' already")))
+            }
+            None => Ok(mac),
+        }
+    }
+
+    fn user_of(&self, mac: MacAddress) -> Option<String> {
+        let uses = |vm: &Vm| vm.settings.network_adapters.iter().any(|adapter| adapter.mac == mac);
+        self.list().into_iter().find(uses).map(|vm| vm.settings.name)
+    }
+
+    /// An address that no adapter of this host has.
+    fn free_mac(&self) -> Result<MacAddress> {
+        let [a, b, c] = MAC_PREFIX;
+        let made = std::iter::repeat_with(|| {
+            let [d, e, f, ..] = *Uuid::new_v4().as_bytes();
+            MacAddress([a, b, c, d, e, f])
+        });
+        let free = made.take(1000).find(|mac| self.user_of(*mac).is_none());
+        free.ok_or_else(|| Error::Failed("no address for the adapter is free; give one with --mac".into()))
+    }
+
+    /// Joins all adapters of a machine to their switches: the number of queues of each, and all queues one after the other.
+    pub(crate) async fn connect_adapters(
+        &self,
+        adapters: &[NetworkAdapter],
+        processors: u16,
+    ) -> std::result::Result<(Vec<u16>, Vec<Queue>), String> {
+        let (count, mut all) = (network::queues(processors), Vec::new());
+        for adapter in adapters {
+            all.extend(self.network().connect(adapter, count).await?);
+        }
+        Ok((vec![count; adapters.len()], all))
+    }
+}
