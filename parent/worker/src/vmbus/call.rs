@@ -62,10 +62,12 @@ impl VmBus {
         }
         let before = self.version();
         if let Err(error) = self.with_server(|server| server.message(bytes)) {
-            self.complain(format_args!("{error}"));
+            self.note(format_args!("{error}"));
         }
-        if let (None, Some(version)) = (before, self.version()) {
-            crate::processor::log_line(format_args!("the guest speaks VMBus {version}"));
+        match (before, self.version()) {
+            (None, Some(version)) => self.note(format_args!("the guest speaks VMBus {version}")),
+            (Some(_), None) => self.note(format_args!("the guest leaves VMBus")),
+            _ => {}
         }
         HvStatus::SUCCESS
     }

@@ -25,8 +25,8 @@ use crate::processor::log_line;
 use channel::Channel;
 use messages::Messages;
 
-/// Most lines in the log about a guest that talks nonsense.
-const MAX_COMPLAINTS: u32 = 100;
+/// Most lines in the log about what one guest does.
+const MAX_NOTES: u32 = 100;
 
 /// The bus; clones share it.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ struct State {
     server: Server,
     devices: BTreeMap<OfferId, Arc<dyn Device>>,
     messages: Messages,
-    complaints: u32,
+    notes: u32,
     /// The machine is being taken down: nothing is opened any more.
     stopped: bool,
 }
@@ -65,7 +65,7 @@ impl VmBus {
         let max_version = Version::WIN10_V6_0;
         let server = Server::new(Config { processors, max_gpadl_pages, max_version });
         let (devices, messages) = (BTreeMap::new(), Messages::default());
-        let state = State { server, devices, messages, complaints: 0, stopped: false };
+        let state = State { server, devices, messages, notes: 0, stopped: false };
         VmBus(Arc::new(Shared {
             partition,
             memory,
@@ -92,6 +92,10 @@ impl VmBus {
         while *running > 0 {
             running = self.0.all_ended.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(running);
+        // A device may hold the bus, which would then never go, nor its partition.
+        let devices = std::mem::take(&mut self.state().devices);
+        drop(devices);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -168,16 +172,16 @@ impl VmBus {
         }
     }
 
-    /// A line about something that the guest did wrong, unless it has had enough of them.
-    fn complain(&self, line: std::fmt::Arguments<'_>) {
+    /// A line about something that the guest did, unless it has had enough of them.
+    fn note(&self, line: std::fmt::Arguments<'_>) {
         let count = {
             let mut state = self.state();
-            state.complaints = state.complaints.saturating_add(1);
-            state.complaints
+            state.notes = state.notes.saturating_add(1);
+            state.notes
         };
         match count {
-            ..MAX_COMPLAINTS => log_line(line),
-            MAX_COMPLAINTS => log_line(format_args!("{line}; further lines of this kind are left out")),
+            ..MAX_NOTES => log_line(line),
+            MAX_NOTES => log_line(format_args!("{line}; further lines of this kind are left out")),
             _ => {}
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn start(bus: &VmBus, device: Arc<dyn Device>, request: OpenRequest) 
         .spawn(move || {
             let ending = ending;
             if let Err(error) = run(&bus, &*device, &channel, request) {
-                bus.complain(format_args!("VMBus channel {number} is closed: {error}"));
+                bus.note(format_args!("VMBus channel {number} is closed: {error}"));
             }
             bus.set_channel(number, None);
             bus.with_server(|server| server.closed(number));
