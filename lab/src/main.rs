@@ -72,6 +72,7 @@ fn set_up(refresh: bool) -> Result<ExitCode> {
     }
     boxes::emulator(boxes::Vendor::Amd)?;
     let kernel = kernel::parent()?;
+    rootfs::base()?;
     for kernel in ["oldest", "newest"] {
         guest::kernel(kernel)?;
         guest::initrd("lab", kernel)?;

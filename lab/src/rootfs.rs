@@ -52,12 +52,20 @@ pub struct Extras {
     pub texts: Vec<(String, String)>,
 }
 
+/// The packages that every parent is made of.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn base() -> Result<Bundle> {
+    bundle::get("parent", bundle::From::Newest, &["busybox-static", "libc6", "libgcc-s1"], false)
+}
+
 /// Packs the parent's root file system.
 ///
 /// # Errors
 /// When packages cannot be fetched, or a file cannot be read.
 pub fn pack(programs: &Programs, extras: &Extras) -> Result<Vec<u8>> {
-    let base = bundle::get("parent", bundle::From::Newest, &["busybox-static", "libc6", "libgcc-s1"], false)?;
+    let base = base()?;
     let mut archive = Archive::new();
     for link in MERGED {
         archive.symlink(link, &format!("usr/{link}"));
