@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, collections::BTreeSet, vec, vec::Vec};
 
 use super::{Rig, Script};
-use crate::machine::{Access, Exit, IoExit, Machine, Reg, Vcpu, gpr};
+use crate::machine::{Access, Exit, IoExit, Machine, Reg, Segment, SegmentName, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{HypercallCode as Code, HypercallInput},
     msr,
@@ -33,15 +33,16 @@ const REGISTERS: Word = One(&[
     0, 1, 3, 4, 0x1_0002, 0x1_0003, 0x1_0004, 0x1_0006, 0x2_0000, 0x2_0010, 0x2_0011, 0x3_0003, 0x3_0018,
     0x3_0019, 0x4_0000, 0x4_0002, 0x4_0003, 0x4_0004, 0x4_0005, 0x5_0004, 0x5_0005, 0x6_0001, 0x7_0001,
     0x8_0000, 0x8_0001, 0x8_0002, 0x8_0003, 0x8_0004, 0x8_007B, 0x8_4802, 0x9_0001, 0x9_0002, 0x9_0013,
-    0x9_0014, 0x9_0017, 0xA_0000, 0xB_0000, 0xB_0001,
+    0x9_0014, 0x9_0017, 0xA_0000, 0xA_0002, 0xA_0010, 0xA_0012, 0xA_0013, 0xA_0014, 0xB_0000, 0xB_0001,
 ]);
+const STATES: Word = One(&[0x8000_0000, 0x8000_0001, 0x8000_0002, 0x8000_0003, 4]);
 const PROPERTIES: Word = One(&[
     0x1_0000, 0x1_0001, 0x3_0003, 0x3_0005, 0x5_0003, 0x5_0005, 0x5_0017, 0x6_0000, 0x6_000A, 0x9_0007,
     0x9_0009,
 ]);
 
 /// The calls, their inputs, and whether the last word repeats.
-const CALLS: [(Code, &[Word], bool); 44] = [
+const CALLS: [(Code, &[Word], bool); 46] = [
     (
         Code::CREATE_PARTITION,
         &[One(&[0x48_2110, 0x2000]), ZERO, One(&[0x609]), ZERO, ZERO, ZERO, ZERO],
@@ -65,7 +66,11 @@ const CALLS: [(Code, &[Word], bool); 44] = [
     ),
     (Code::UNMAP_GPA_PAGES, &[Id, Page, One(&[0, 2])], true),
     (Code::GET_GPA_PAGES_ACCESS_STATES, &[Id, One(&[0, 5, 10]), Page], true),
-    (Code::INSTALL_INTERCEPT, &[Id, One(&[1 << 32 | 7, 8 << 32 | 4, 7, 1 << 32]), Any], false),
+    (
+        Code::INSTALL_INTERCEPT,
+        &[Id, One(&[1 << 32 | 7, 8 << 32 | 4, 7, 1 << 32, 0xC << 32 | 3, 0xD << 32 | 4]), Any],
+        false,
+    ),
     (
         Code::REGISTER_INTERCEPT_RESULT,
         &[Id, One(&[2 << 32 | 0xFFFF_FFFF]), Any, Any, Any, Any, Any, Any],
@@ -79,8 +84,8 @@ const CALLS: [(Code, &[Word], bool); 44] = [
     (Code::GET_VP_CPUID_VALUES, &[Id, Vp(&[0]), ZERO, Any, ZERO, ZERO], false),
     (Code::MAP_VP_STATE_PAGE, &[Id, Vp(&[0, 1]), ZERO], false),
     (Code::UNMAP_VP_STATE_PAGE, &[Id, Vp(&[0, 1])], false),
-    (Code::GET_VP_STATE, &[Id, Vp(&[0]), One(&[0x8000_0000, 0x8000_0001, 4]), ZERO, ZERO, Frame], false),
-    (Code::SET_VP_STATE, &[Id, Vp(&[0]), One(&[0x8000_0000, 0x8000_0001, 4]), ZERO, ZERO, Frame], false),
+    (Code::GET_VP_STATE, &[Id, Vp(&[0]), STATES, ZERO, ZERO, Frame], false),
+    (Code::SET_VP_STATE, &[Id, Vp(&[0]), STATES, ZERO, ZERO, Frame], false),
     (Code::DISPATCH_VP, &[Id, Vp(&[0, 1, 0x41]), ZERO, ZERO], false),
     (Code::DISPATCH_VP, &[Id, Vp(&[1]), ZERO, ZERO], false),
     (
@@ -89,6 +94,12 @@ const CALLS: [(Code, &[Word], bool); 44] = [
         false,
     ),
     (Code::CLEAR_VIRTUAL_INTERRUPT, &[Id], false),
+    (Code::SIGNAL_EVENT_DIRECT, &[Id, Vp(&[0x200, 0x700_0000, 0xF00, 0x1000])], false),
+    (
+        Code::POST_MESSAGE_DIRECT,
+        &[Id, Vp(&[0]), One(&[2 | 1 << 32, 15 | 2 << 32, 16]), One(&[8, 240])],
+        false,
+    ),
     (
         Code::CREATE_PORT,
         &[One(&[1, u64::MAX]), One(&[1, 2, 3]), Id, One(&[4]), One(&[5 | 0xFFFF_FFFF << 32]), ZERO, ZERO],
@@ -143,7 +154,7 @@ const CALLS: [(Code, &[Word], bool); 44] = [
 ];
 
 /// Registers of guests and of the parent that are worth playing with.
-const MSRS: [u32; 36] = [
+const MSRS: [u32; 44] = [
     0x10,
     0x1B,
     0x48,
@@ -179,7 +190,29 @@ const MSRS: [u32; 36] = [
     msr::SIMP,
     msr::EOM,
     msr::SINT0,
+    msr::SINT0 + 2,
+    msr::SIEFP,
+    msr::VP_RUNTIME,
+    msr::GUEST_IDLE,
+    msr::CRASH_CTL,
+    msr::TSC_INVARIANT_CONTROL,
     msr::STIMER0_CONFIG,
+    msr::STIMER0_COUNT,
+    msr::STIMER3_COUNT,
+];
+
+/// Calls that a guest has.
+const GUEST_CALLS: [Code; 10] = [
+    Code::FLUSH_VIRTUAL_ADDRESS_SPACE,
+    Code::FLUSH_VIRTUAL_ADDRESS_LIST,
+    Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX,
+    Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX,
+    Code::SEND_SYNTHETIC_CLUSTER_IPI,
+    Code::SEND_SYNTHETIC_CLUSTER_IPI_EX,
+    Code::NOTIFY_LONG_SPIN_WAIT,
+    Code::GET_VP_INDEX_FROM_APIC_ID,
+    Code::POST_MESSAGE,
+    Code::SIGNAL_EVENT,
 ];
 
 /// Bytes, and zeros behind them.
@@ -285,6 +318,11 @@ impl Player {
         }
         assert!(cpu.query::<_, u64>(Code::MAP_STATS_PAGE, &[0x1_0002u64, id, 0]).is_ok());
         assert!(cpu.rep(Code::SET_VP_REGISTERS, &[id, 0], &[0u64; 4], [0, 1]).0.is_success());
+        // Messages, events, source 2, and all of it on.
+        for (name, value) in [(0xA_0013, 0x5001u64), (0xA_0012, 0x6001), (0xA_0002, 0x52), (0xA_0010, 1)] {
+            let words = [id, 0, name, 0, value, 0];
+            assert!(cpu.rep(Code::SET_VP_REGISTERS, &words[..2], &words[2..], [0, 1]).0.is_success());
+        }
         self.ids.push(id);
     }
 
@@ -401,8 +439,12 @@ impl Player {
             self.answers.entry(control.code()).or_default().insert(result.status().0);
         }
         if code == Code::CREATE_PARTITION && result.is_ok_and(|result| result.status().is_success()) {
-            let id = cpu.read_output(8);
-            self.ids.push(u64::from_le_bytes(id.try_into().expect("8 bytes")));
+            let id = u64::from_le_bytes(cpu.read_output(8).try_into().expect("8 bytes"));
+            self.ids.push(id);
+            // Enough to be initialized with, if these pages are the parent's now.
+            let first = 1280 + 8 * u64::from(bytes.next() % 16);
+            let pages: Vec<u64> = (first..first + 8).collect();
+            let _ = cpu.rep(Code::DEPOSIT_MEMORY, &id, &pages, [0, 8]);
         }
     }
 
@@ -434,12 +476,43 @@ impl Player {
     fn guest(&mut self, bytes: &mut Bytes<'_>) {
         let script = self.rig.machine.script(self.first_script + bytes.below(self.scripts + 2));
         self.scripts = (self.scripts + 1).min(6);
+        if bytes.next().is_multiple_of(4) {
+            return Self::guest_call(&script, bytes);
+        }
         let flags = bytes.one(&[2u64, 0x202]);
         script.code(move |vcpu| {
             vcpu.set(Reg::Rflags, flags);
             super::Flow::Next
         });
         Self::exit(&script, bytes);
+    }
+
+    /// A guest says who it is, and calls the hypervisor in 64-bit mode.
+    fn guest_call(script: &Script, bytes: &mut Bytes<'_>) {
+        script.code(|vcpu| {
+            for (register, value) in [(Reg::Cr0, 0x8000_0011), (Reg::Efer, 0x500), (Reg::Rflags, 2)] {
+                vcpu.set(register, value);
+            }
+            let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
+            vcpu.set_segment(SegmentName::Cs, code);
+            super::Flow::Next
+        });
+        script.exit(Exit::WriteMsr { msr: msr::GUEST_OS_ID, value: 1, length: Some(2) });
+        let input: Vec<u64> = (0..bytes.below(24)).map(|_| bytes.word()).collect();
+        let place = bytes.one(&[0x1000u64, 0x1FF0, 0x9000]);
+        script.code(move |vcpu| {
+            // Where there is no memory, the call finds none either.
+            let _ = vcpu.write_memory(place, zerocopy::IntoBytes::as_bytes(input.as_slice()));
+            super::Flow::Next
+        });
+        let control = HypercallInput::new()
+            .with_call_code(bytes.one(&GUEST_CALLS).0)
+            .with_fast(bytes.next().is_multiple_of(4))
+            .with_variable_header_size(bytes.one(&[0, 0, 1, 2, 64]))
+            .with_rep_count(bytes.one(&[0, 0, 1, 4, 0xFFF]));
+        let input = if control.fast() { bytes.word() } else { place };
+        let registers = [(gpr::RCX, control.into()), (gpr::RDX, input), (gpr::R8, bytes.word() & !7)];
+        script.exit_with(&registers, Exit::Hypercall { length: Some(3) });
     }
 
     fn exit(script: &Script, bytes: &mut Bytes<'_>) {

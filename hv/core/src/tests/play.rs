@@ -35,8 +35,10 @@ fn play_reaches_the_good_case_of_every_call() {
         let mut player = Player::with_guest();
         let data: Vec<u8> = (0..2000)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) as u8
+                // SplitMix64: play takes several bytes for each step, which must not depend on one another.
+                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+                let mixed = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+                ((mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB) >> 33) as u8
             })
             .collect();
         player.play(&data);

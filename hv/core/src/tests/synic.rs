@@ -440,6 +440,36 @@ fn pages_cover_memory_and_leave_it_as_it_was() {
 }
 
 #[test]
+fn a_partition_ends_with_all_its_pages_laid_over_memory() {
+    let mut rig = Rig::new();
+    let (id, _, script) = kernel(&mut rig);
+    let deposited = rig.cpu().balance(id);
+    for place in [0x5001u64, SIMP | 1] {
+        for register in
+            [msr::HYPERCALL, msr::REFERENCE_TSC, msr::VP_ASSIST_PAGE, msr::SIMP, msr::SIEFP, msr::SIMP]
+        {
+            write(&script, register, place);
+        }
+    }
+    script.exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    assert_eq!(script.take_delivered(), []);
+    rig.check();
+    assert_eq!(rig.cpu().balance(id).0 + rig.cpu().balance(id).1, deposited.0 + deposited.1);
+    // The processor goes first, with its pages; those of the partition are still there.
+    assert_eq!(rig.cpu().fast(Code::DELETE_VP, &[id.0, 0]), Ok(()));
+    rig.check();
+    let clock = rig.cpu().balance(id);
+    assert!(clock.1 > 0);
+    let pages = rig.end(id);
+    assert_eq!(pages.len(), 208);
+    rig.check();
+    for page in pages {
+        assert!(rig.machine.memory().is_zero(page), "nothing is left in page {page:#x}");
+    }
+}
+
+#[test]
 fn memory_below_a_page_can_come_and_go() {
     let mut rig = Rig::new();
     let (id, _, script) = kernel(&mut rig);
