@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) statistics: Arc<Statistics>,
     control: Mutex<Control>,
     view: RwLock<View>,
+    /// Held while decisions are followed: the last of them counts, whichever channel it came by.
+    following: Mutex<()>,
     /// Messages for the guest that come from elsewhere than its own requests.
     notices: Mutex<Vec<Vec<u8>>>,
 }
@@ -91,6 +93,7 @@ impl Shared {
 
     /// Takes what the guest has decided into the view, and tells the wires.
     pub(crate) fn follow(&self) -> Result<(), ChannelError> {
+        let _turn = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let control = self.control();
         let (mac, filter) = (control.mac(), if control.link() { control.filter() } else { 0 });
         let wanted = control.offloads();
@@ -198,8 +201,8 @@ impl Adapter {
         let takes_foreign = settings.guards.mac_spoofing;
         let view = RwLock::new(View { mac: settings.mac, takes_foreign, ..View::default() });
         let guards = settings.guards;
-        let notices = Mutex::default();
-        let shared = Arc::new(Shared { guards, lanes, statistics, control, view, notices });
+        let (following, notices) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { guards, lanes, statistics, control, view, following, notices });
         Ok(Adapter { instance: settings.instance, shared })
     }
 
