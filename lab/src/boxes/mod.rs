@@ -64,6 +64,8 @@ pub trait Machine: Send {
     /// # Errors
     /// When it was taken, or the emulator does not answer.
     fn console(&mut self) -> Result<UnixStream>;
+    /// What its processors and their local APICs hold now, as the emulator shows it to people.
+    fn processors(&mut self, count: u32) -> String;
     /// Whether and how it ended; waits for it at most so long.
     fn ended(&mut self, wait: Duration) -> Option<End>;
     /// Ends it now.

@@ -288,6 +288,22 @@ impl QemuMachine {
     }
 }
 
+/// Gives commands to the monitor for people, and collects what it says until it has been silent for a while.
+fn ask(mut monitor: UnixStream, commands: &[String]) -> std::io::Result<String> {
+    monitor.set_read_timeout(Some(Duration::from_secs(1)))?;
+    for command in commands {
+        monitor.write_all(format!("{command}\n").as_bytes())?;
+    }
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(length) = monitor.read(&mut part)
+        && length > 0
+    {
+        text.extend_from_slice(&part[..length]);
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// The reason in QEMU's SHUTDOWN event (QEMU QMP reference, "run-state").
 fn shutdown_reason(line: &str) -> Option<String> {
     let message: Value = serde_json::from_str(line).ok()?;
@@ -306,6 +322,13 @@ impl Machine for QemuMachine {
 
     fn console(&mut self) -> Result<UnixStream> {
         self.console.take().context("The stream of the box's console was taken already.")
+    }
+
+    fn processors(&mut self, count: u32) -> String {
+        let apics = (0..count).flat_map(|n| [format!("cpu {n}"), "info lapic".to_owned()]);
+        let commands: Vec<String> = ["info registers -a".to_owned()].into_iter().chain(apics).collect();
+        let text = UnixStream::connect(self.dir.join("debug")).and_then(|monitor| ask(monitor, &commands));
+        text.unwrap_or_else(|e| format!("The emulator's monitor does not answer: {e}."))
     }
 
     fn ended(&mut self, wait: Duration) -> Option<End> {

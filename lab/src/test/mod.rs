@@ -5,7 +5,7 @@ mod cases;
 mod host;
 mod image;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -188,9 +188,24 @@ fn run_shared<'a>(
         };
         let result = check(&mut usable).map_err(|e| with_serial(e, &usable));
         tally.count(case.name, begun.elapsed(), &result);
+        if let (Err(_), Some(logs)) = (&result, &args.logs) {
+            keep_processors(&mut usable, setting, &logs.join(format!("{}.processors", file_name(case.name))));
+        }
         if usable.alive() {
             session = Some(usable);
         }
+    }
+}
+
+fn file_name(case: &str) -> String {
+    case.replace("::", "-")
+}
+
+/// What the processors of a box do in which something failed: the only witness if it hangs.
+fn keep_processors(session: &mut Session, setting: &Setting, file: &Path) {
+    let count = setting.spec.parse::<BoxSpec>().map_or(1, |spec| spec.cpus);
+    if let Err(e) = std::fs::write(file, session.machine().processors(count)) {
+        eprintln!("{} cannot be written: {e}", file.display());
     }
 }
 
@@ -228,7 +243,7 @@ fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
     }
     if let Some(logs) = &args.logs {
         std::fs::create_dir_all(logs).with_context(|| format!("{} cannot be made.", logs.display()))?;
-        wish.serial_log = Some(logs.join(format!("{}.log", name.replace("::", "-"))));
+        wish.serial_log = Some(logs.join(format!("{}.log", file_name(name))));
     }
     Ok(wish)
 }
