@@ -370,7 +370,13 @@ impl<M: Machine> Child<M> {
     }
 
     /// Writes the VP assist page register. `None` refuses.
-    fn set_assist(&self, hv: &Hypervisor<M>, vp: &Vp<M>, inner: &mut Inner<M>, value: u64) -> Option<()> {
+    pub(super) fn set_assist(
+        &self,
+        hv: &Hypervisor<M>,
+        vp: &Vp<M>,
+        inner: &mut Inner<M>,
+        value: u64,
+    ) -> Option<()> {
         let new = OverlayPageMsr::from(value);
         let place = new.enabled().then(|| new.page_number());
         let id = OverlayId::VpAssist(vp.index);

@@ -141,6 +141,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             Name::HYPERCALL => self.child.hypercall_msr.load(SeqCst),
             Name::REFERENCE_TSC => self.child.reference_tsc_msr.load(SeqCst),
             Name::VP_INDEX => u64::from(self.vp.index),
+            Name::VP_ASSIST_PAGE => self.inner.assist.register,
             Name::VP_RUNTIME => self.inner.counts.run_time(&self.hv.machine),
             Name::TIME_REF_COUNT => self.child.clock.read().reference_time(self.hv.machine.tsc()),
             name if (Name::GUEST_CRASH_P0.0..=Name::GUEST_CRASH_P4.0).contains(&name.0) => {
@@ -243,6 +244,10 @@ impl<M: Machine> RegisterAccess<'_, M> {
             Name::GUEST_OS_ID => self.child.guest_os_id.store(value, SeqCst),
             Name::HYPERCALL => {
                 self.child.set_hypercall_msr(self.hv, value).ok_or(HvStatus::INVALID_REGISTER_VALUE)?
+            }
+            Name::VP_ASSIST_PAGE => {
+                let set = self.child.set_assist(self.hv, self.vp, self.inner, value);
+                set.ok_or(HvStatus::INVALID_REGISTER_VALUE)?;
             }
             Name::REFERENCE_TSC => {
                 self.child.set_reference_tsc_msr(self.hv, value).ok_or(HvStatus::INVALID_REGISTER_VALUE)?;

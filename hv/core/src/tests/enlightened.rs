@@ -425,6 +425,25 @@ fn the_assist_page_can_be_taken_away_while_an_end_is_offered() {
 }
 
 #[test]
+fn the_parent_reads_and_sets_the_assist_page() {
+    let mut rig = Rig::new();
+    let (id, scripts) = guest(&mut rig, 1);
+    assert_eq!(rig.cpu().set(id, 0, RegisterName::VP_ASSIST_PAGE, ASSIST | 1), Ok(()));
+    assert_eq!(rig.cpu().get_u64(id, 0, RegisterName::VP_ASSIST_PAGE), ASSIST | 1);
+    post(&mut rig, id, 0x60);
+    let seen = read_assist(&scripts[0]);
+    scripts[0].exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    assert_eq!(*seen.lock().unwrap(), [1]);
+    // What the parent is told of the local APIC is the whole of it.
+    assert_eq!(rig.cpu().set(id, 0, RegisterName::VP_ASSIST_PAGE, 0u64), Ok(()));
+    post(&mut rig, id, 0x61);
+    scripts[0].exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 0), READY);
+    assert_eq!(scripts[0].take_delivered(), [Event::Interrupt(0x60)]);
+}
+
+#[test]
 fn an_idle_processor_is_woken_by_an_interrupt_that_it_cannot_take() {
     let mut rig = Rig::new();
     let (id, scripts) = guest(&mut rig, 2);
