@@ -12,6 +12,7 @@
 //! | `POST /v1/vms/{name}/start` | | [`Vm`], once it runs |
 //! | `POST /v1/vms/{name}/stop` | [`StopRequest`] | [`Vm`], once it is off |
 //! | `DELETE /v1/vms/{name}` | | nothing |
+//! | `POST /v1/vms/{name}/pause`, `.../resume` | | [`Vm`], once it stands still or goes on |
 //! | `POST /v1/vms/{name}/shutdown` | [`guest::ShutdownRequest`] | [`Vm`], once it is off or has restarted |
 //! | `GET /v1/vms/{name}/integration` | | [`IntegrationStatus`] |
 //! | `PUT /v1/vms/{name}/integration/{service}` | [`ServiceChange`] | [`IntegrationStatus`] |
@@ -50,8 +51,8 @@ pub use integration::{
     check_item,
 };
 pub use network::{
-    AdapterOptions, AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchKind, SwitchSettings,
-    parse_prefix,
+    AdapterOptions, AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchKind,
+    SwitchSettings, parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};

@@ -142,6 +142,11 @@ pub enum VmState {
         /// How often the guest has been reset since it was started.
         resets: u32,
     },
+    /// It stands still until it is resumed.
+    Paused {
+        /// How often the guest has been reset since it was started.
+        resets: u32,
+    },
     /// It was asked to shut down and has not yet.
     Stopping,
 }
@@ -153,6 +158,7 @@ impl VmState {
             VmState::Off(_) => "Off",
             VmState::Starting { .. } => "Starting",
             VmState::Running { .. } => "Running",
+            VmState::Paused { .. } => "Paused",
             VmState::Stopping => "Stopping",
         }
     }
@@ -181,6 +187,7 @@ impl std::fmt::Display for VmState {
             VmState::Running { resets: 0 } => write!(f, "Running"),
             VmState::Running { resets: 1 } => write!(f, "Running (restarted by the guest once)"),
             VmState::Running { resets } => write!(f, "Running (restarted by the guest {resets} times)"),
+            VmState::Paused { .. } => write!(f, "Paused"),
             VmState::Stopping => write!(f, "Stopping"),
         }
     }

@@ -36,6 +36,10 @@ pub enum WorkerRequest {
     PowerOff,
     /// Reset at once.
     Reset,
+    /// Have all processors stand still.
+    Pause,
+    /// Have them go on.
+    Resume,
 }
 
 /// What a worker is doing.
@@ -49,6 +53,11 @@ pub enum WorkerPhase {
     },
     /// The guest runs.
     Running {
+        /// Resets since the start.
+        resets: u32,
+    },
+    /// The guest stands still.
+    Paused {
         /// Resets since the start.
         resets: u32,
     },

@@ -76,6 +76,16 @@ pub enum VmCommand {
         #[arg(long, value_name = "SECONDS", default_value_t = 30)]
         timeout: u32,
     },
+    /// Have a virtual machine stand still. It keeps its memory; its clock is set when it is resumed.
+    Pause {
+        /// Name or id.
+        name: String,
+    },
+    /// Have a paused virtual machine go on.
+    Resume {
+        /// Name or id.
+        name: String,
+    },
     /// Use the serial console of a running virtual machine; Ctrl-] leaves it.
     Console {
         /// Name or id.

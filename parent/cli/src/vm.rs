@@ -65,6 +65,14 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
             drop(progress);
             print_done(json, &vm?, "off")
         }
+        VmCommand::Pause { name } => {
+            let vm: Vm = client.post(&(vm_path(&name) + "/pause"), &()).await?;
+            print_done(json, &vm, "paused")
+        }
+        VmCommand::Resume { name } => {
+            let vm: Vm = client.post(&(vm_path(&name) + "/resume"), &()).await?;
+            print_done(json, &vm, "running")
+        }
         VmCommand::Delete { name } => {
             client.delete(&vm_path(&name)).await?;
             if json {

@@ -53,6 +53,15 @@ fn serve(spec: &WorkerSpec, control: &UnixListener, behaviour: &str) {
             _ => {}
         }
         for request in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
+            let phase = match serde_json::from_str::<WorkerRequest>(&request).unwrap() {
+                WorkerRequest::Pause => Some(WorkerPhase::Paused { resets: 0 }),
+                WorkerRequest::Resume => Some(WorkerPhase::Running { resets: 0 }),
+                _ => None,
+            };
+            if let Some(phase) = phase {
+                let _ = stream.write_all(line(spec, phase).as_bytes());
+                continue;
+            }
             let reason = match serde_json::from_str::<WorkerRequest>(&request).unwrap() {
                 WorkerRequest::PowerButton if behaviour != "deaf" => OffReason::PoweredOff,
                 WorkerRequest::PowerOff if behaviour != "stuck" => OffReason::Stopped,

@@ -87,19 +87,21 @@ impl Manager {
 /// Chooses what the request leaves open.
 async fn settle(vm: &Vm, request: DiskRequest) -> Result<DiskSettings> {
     let controller = request.controller.unwrap_or(0);
-    let taken = |lun: &u8| {
-        vm.settings.disks.iter().any(|disk| (disk.controller, disk.lun) == (controller, *lun))
-    };
+    let taken =
+        |lun: &u8| vm.settings.disks.iter().any(|disk| (disk.controller, disk.lun) == (controller, *lun));
     let lun = match request.lun {
         Some(lun) => lun,
         None => (0..MAX_LUNS).find(|lun| !taken(lun)).ok_or_else(|| {
-            Error::Conflict(format!("all places of controller {controller} are taken; use another controller"))
+            Error::Conflict(format!(
+                "all places of controller {controller} are taken; use another controller"
+            ))
         })?,
     };
     let (file, wanted) = (request.file.clone(), request.format);
     let format = blocking(move || {
-        let first = first_bytes(&file)
-            .map_err(|error| Error::BadRequest(format!("cannot use {} as a disk: {error}", file.display())))?;
+        let first = first_bytes(&file).map_err(|error| {
+            Error::BadRequest(format!("cannot use {} as a disk: {error}", file.display()))
+        })?;
         settle_format(&file, wanted, &first).map_err(Error::BadRequest)
     })
     .await?;
@@ -124,8 +126,7 @@ fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Opens a disk's file and hands it to a worker.
 fn plug(socket: &Path, disk: DiskSettings) -> Result<()> {
-    let open =
-        open_disk(&disk.file, disk.is_read_only(), disk.bypasses_cache()).map_err(Error::Conflict)?;
+    let open = open_disk(&disk.file, disk.is_read_only(), disk.bypasses_cache()).map_err(Error::Conflict)?;
     let files: Vec<&File> = [Some(&open.cached), open.direct.as_ref()].into_iter().flatten().collect();
     tell(socket, &DeviceRequest::AddDisk { disk }, &files)
 }

@@ -15,7 +15,9 @@ pub enum Error {
     #[error("there is no switch '{0}'; `parterre switch list` shows those that exist")]
     NoSwitch(String),
     /// No such adapter.
-    #[error("virtual machine '{vm}' has no network adapter {mac}; `parterre vm network list {vm}` shows those that it has")]
+    #[error(
+        "virtual machine '{vm}' has no network adapter {mac}; `parterre vm network list {vm}` shows those that it has"
+    )]
     NoAdapter {
         /// The virtual machine.
         vm: String,

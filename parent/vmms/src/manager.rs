@@ -276,12 +276,41 @@ impl Manager {
         });
     }
 
+    /// Has the processors of a virtual machine stand still, or go on, and waits until they do.
+    pub async fn pause(&self, name: &str, pause: bool) -> Result<Vm> {
+        let mut changes = self.watch(name)?;
+        let vm = changes.borrow_and_update().clone();
+        let request = match (&vm.status, pause) {
+            (VmState::Paused { .. }, true) | (VmState::Running { .. }, false) => return Ok(vm),
+            (VmState::Running { .. }, true) => WorkerRequest::Pause,
+            (VmState::Paused { .. }, false) => WorkerRequest::Resume,
+            _ => {
+                let (name, word) = (vm.settings.name, vm.status.word().to_lowercase());
+                return Err(Error::Conflict(format!(
+                    "virtual machine '{name}' is {word}; only one that runs can be paused and resumed"
+                )));
+            }
+        };
+        self.order(vm.id, Order::Request(request)).await;
+        let changed = changes.wait_for(|now| now.status != vm.status);
+        match timeout(FORCE_TIMEOUT, changed).await {
+            Ok(changed) => changed.map(|vm| vm.clone()).map_err(|_| Error::NotFound(name.into())),
+            Err(_) => Err(Error::Timeout(format!("the worker of virtual machine '{name}' does not answer"))),
+        }
+    }
+
     /// Stops a virtual machine and waits until it is off. One that is off already stays off.
     pub async fn stop(&self, name: &str, request: StopRequest) -> Result<Vm> {
         let mut changes = self.watch(name)?;
         let before = changes.borrow_and_update().clone();
         if before.status.is_off() {
             return Ok(before);
+        }
+        if let (VmState::Paused { .. }, false) = (&before.status, request.force) {
+            return Err(Error::Conflict(format!(
+                "virtual machine '{name}' is paused and cannot hear its power button; use `parterre vm resume {name}` \
+                 first, or `parterre vm stop --force {name}`"
+            )));
         }
         let id = before.id;
         let patience = request.timeout.map_or(STOP_TIMEOUT, |seconds| Duration::from_secs(seconds.into()));
@@ -348,7 +377,9 @@ impl Entry {
 }
 
 /// Runs a call of the store beside the event loop: it waits for the disk.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::Failed(format!("the store did not answer: {e}")))?

@@ -11,8 +11,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use parterre_api::guest::{FreezeRequest, GuestAnswer, ItemPool, ItemValue, ShutdownRequest};
 use parterre_api::{
-    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange, StopRequest,
-    Switch, SwitchSettings, Vm, VmSettings,
+    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange,
+    StopRequest, Switch, SwitchSettings, Vm, VmSettings,
 };
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -49,6 +49,8 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms/{name}/disks/{controller}/{lun}", axum::routing::delete(remove_disk))
         .route("/v1/vms/{name}/start", post(start))
         .route("/v1/vms/{name}/stop", post(stop))
+        .route("/v1/vms/{name}/pause", post(pause))
+        .route("/v1/vms/{name}/resume", post(resume))
         .route("/v1/vms/{name}/shutdown", post(shut_down))
         .route("/v1/vms/{name}/integration", get(integration))
         .route("/v1/vms/{name}/integration/{service}", put(set_service))
@@ -186,6 +188,14 @@ async fn stop(
 ) -> Answer<Json<Vm>> {
     let request = checked(body)?;
     detached(async move { manager.stop(&name, request).await }).await.map(Json)
+}
+
+async fn pause(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
+    Ok(Json(manager.pause(&name, true).await?))
+}
+
+async fn resume(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
+    Ok(Json(manager.pause(&name, false).await?))
 }
 
 async fn shut_down(

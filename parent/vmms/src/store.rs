@@ -125,8 +125,8 @@ impl Store {
         let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
         rows.map(|row| {
             let (id, json) = row?;
-            let parsed =
-                Uuid::parse_str(&id).map_err(|_| Error::Failed(format!("'{id}' is no id of a definition")))?;
+            let parsed = Uuid::parse_str(&id)
+                .map_err(|_| Error::Failed(format!("'{id}' is no id of a definition")))?;
             let settings = serde_json::from_str(&json).map_err(|source| Error::Definition { id, source })?;
             Ok((parsed, settings))
         })

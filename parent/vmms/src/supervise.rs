@@ -47,6 +47,7 @@ pub(crate) fn state_of(phase: &WorkerPhase) -> VmState {
     match phase {
         WorkerPhase::Starting { step } => VmState::Starting { step: step.clone() },
         WorkerPhase::Running { resets } => VmState::Running { resets: *resets },
+        WorkerPhase::Paused { resets } => VmState::Paused { resets: *resets },
         // The worker still has to end; the state becomes Off when it has.
         WorkerPhase::Ended(_) => VmState::Stopping,
     }

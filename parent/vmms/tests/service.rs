@@ -91,6 +91,22 @@ async fn a_virtual_machine_lives_and_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_virtual_machine_is_paused_and_resumed() {
+    let host = Host::new();
+    let manager = host.service().await;
+    manager.create(settings("one", "run")).await.unwrap();
+    assert_eq!(manager.pause("one", true).await.unwrap_err().code(), ErrorCode::Conflict);
+    manager.start("one").await.unwrap();
+    assert_eq!(manager.pause("one", true).await.unwrap().status, VmState::Paused { resets: 0 });
+    assert_eq!(manager.pause("one", true).await.unwrap().status, VmState::Paused { resets: 0 });
+    let error = manager.stop("one", StopRequest::default()).await.unwrap_err();
+    assert!(error.to_string().contains("parterre vm resume one"), "{error}");
+    assert_eq!(manager.pause("one", false).await.unwrap().status, VmState::Running { resets: 0 });
+    manager.pause("one", true).await.unwrap();
+    assert_eq!(manager.stop("one", FORCE).await.unwrap().status, off(OffReason::Stopped));
+}
+
+#[tokio::test]
 async fn failures_are_told_in_words() {
     let manager = Host::new();
     let (host, manager) = (&manager, manager.service().await);

@@ -18,6 +18,7 @@ pub mod console;
 mod control;
 pub mod emulate;
 pub mod event;
+pub mod gate;
 pub mod guest;
 pub mod handover;
 pub mod machine;

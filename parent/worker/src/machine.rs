@@ -85,6 +85,7 @@ impl ApicBus for PartitionApics {
 /// A running machine. It must be ended with [`Machine::stop`].
 pub struct Machine {
     board: Board,
+    partition: Arc<dyn Partition>,
     threads: Vec<JoinHandle<()>>,
     kicker: Kicker,
     attachments: Vec<Arc<dyn Attachment>>,
@@ -142,7 +143,7 @@ impl Template {
         let stop = Arc::new(AtomicBool::new(false));
         let power = Arc::new(PowerSwitch::new(self.events.clone(), stop.clone()));
         let vmbus = self.vmbus(partition.clone())?;
-        let apics = Arc::new(PartitionApics(partition));
+        let apics = Arc::new(PartitionApics(partition.clone()));
         let wake = self.events.clone();
         let pc = Pc::new(
             apics,
@@ -152,9 +153,9 @@ impl Template {
             Box::new(move || wake.wake()),
         )?;
         let (pc, ram, events) = (Arc::new(pc), self.memory.clone(), self.events.clone());
-        let board = Board { pc, ram, vmbus, events, stop, trace: self.trace };
+        let board = Board { pc, ram, vmbus, events, stop, gate: Arc::default(), trace: self.trace };
         let attachments = self.devices.attachments.clone();
-        let mut machine = Machine { board, threads: Vec::new(), kicker: self.kicker, attachments };
+        let mut machine = Machine { board, partition, threads: Vec::new(), kicker: self.kicker, attachments };
         for (index, mut vp) in (0u8..).zip(processors) {
             let board = machine.board.clone();
             let thread = thread::Builder::new()
@@ -203,9 +204,37 @@ impl Machine {
         &self.board.pc
     }
 
+    /// Has all processors and the guest's reference time stand still. Devices finish what they are at.
+    pub fn pause(&self) {
+        self.board.gate.close();
+        let is_held = || {
+            let running = self.threads.iter().filter(|thread| !thread.is_finished()).count();
+            self.board.gate.waiting() >= running || self.board.stop.load(Ordering::Acquire)
+        };
+        while !is_held() {
+            self.threads.iter().for_each(|thread| self.kicker.kick(thread));
+            thread::sleep(KICK_INTERVAL);
+        }
+        if let Err(error) = self.partition.freeze_time(true) {
+            processor::log_line(format_args!("{error}; it goes on while the machine is paused"));
+        }
+    }
+
+    /// Has them go on, and the guest set its clock.
+    pub fn resume(&self) {
+        if let Err(error) = self.partition.freeze_time(false) {
+            processor::log_line(format_args!("{error}"));
+        }
+        self.board.gate.open();
+        for attachment in &self.attachments {
+            attachment.resumed();
+        }
+    }
+
     /// Takes all processors out of the guest and ends their threads. The partition goes with the last of them.
     pub fn stop(self) {
         self.board.stop.store(true, Ordering::Release);
+        self.board.gate.open();
         for thread in &self.threads {
             // A signal may come just before the thread enters the guest, hence the repetition.
             while !thread.is_finished() {

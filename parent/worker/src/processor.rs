@@ -11,6 +11,7 @@ use parterre_partition::{Error, Exception, Intercept, VirtualProcessor};
 
 use crate::emulate::{self, Devices};
 use crate::event::{Event, Events};
+use crate::gate::Gate;
 use crate::vmbus::VmBus;
 
 /// What a processor needs of its machine.
@@ -26,6 +27,8 @@ pub struct Board {
     pub events: Events,
     /// Set when all processors are to leave the guest.
     pub stop: Arc<AtomicBool>,
+    /// Where they wait while the machine is paused.
+    pub gate: Arc<Gate>,
     /// Every intercept is written to the log.
     pub trace: bool,
 }
@@ -67,6 +70,10 @@ const GENERAL_PROTECTION: u8 = 13;
 pub fn run(vp: &mut dyn VirtualProcessor, board: &Board) {
     let power = PowerSwitch::new(board.events.clone(), board.stop.clone());
     while !board.stop.load(Ordering::Acquire) {
+        if board.gate.is_closed() {
+            board.gate.wait(&board.stop);
+            continue;
+        }
         let handled = match vp.run() {
             Ok(intercept) => {
                 if board.trace {

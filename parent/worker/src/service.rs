@@ -195,11 +195,27 @@ impl Service {
                         WorkerRequest::PowerButton => machine.pc().power.press_power_button(),
                         WorkerRequest::PowerOff => return Some(Event::Stop),
                         WorkerRequest::Reset => return Some(Event::Reset),
+                        WorkerRequest::Pause => self.pause(machine),
+                        WorkerRequest::Resume => self.resume(machine),
                     }
                 }
             }
         }
         None
+    }
+
+    fn pause(&mut self, machine: &Machine) {
+        if let WorkerPhase::Running { resets } = self.status.phase {
+            machine.pause();
+            self.report(WorkerPhase::Paused { resets });
+        }
+    }
+
+    fn resume(&mut self, machine: &Machine) {
+        if let WorkerPhase::Paused { resets } = self.status.phase {
+            machine.resume();
+            self.report(WorkerPhase::Running { resets });
+        }
     }
 
     fn accept_consoles(&mut self) {

@@ -29,7 +29,7 @@ fn board() -> Board {
     let ram = Arc::new(GuestMemory::new(16 << 20).unwrap());
     let memory = Arc::new(ram.regions().clone());
     let vmbus = VmBus::new(Arc::new(FakePartition::default()), memory, 1, 4096, None);
-    Board { pc: Arc::new(pc), ram, vmbus, events, stop, trace: false }
+    Board { pc: Arc::new(pc), ram, vmbus, events, stop, gate: Arc::default(), trace: false }
 }
 
 fn context() -> Context {

@@ -184,6 +184,10 @@ impl Attachment for Guest {
         self.settle(&mut offers);
     }
 
+    fn resumed(&self) {
+        self.time_went_on();
+    }
+
     fn detach(&self) {
         *lock(&self.partition) = None;
         let mut offers = lock(&self.offers);

@@ -26,6 +26,9 @@ pub trait Attachment: Send + Sync {
     /// There is a new bus: the machine was powered on or reset. Everything that was offered on an earlier one is gone.
     fn attach(&self, bus: Arc<dyn Bus>, partition: Arc<dyn Partition>);
 
+    /// The machine was paused and goes on.
+    fn resumed(&self) {}
+
     /// The machine has stopped: bus and partition are to be let go.
     fn detach(&self);
 }

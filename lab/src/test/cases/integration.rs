@@ -1,0 +1,172 @@
+//! Integration components and hv_sock with stock guests: the lab's small one, whose kernel does heartbeat, time and shutdown
+//! by itself, and a whole Debian system with the Hyper-V daemons.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::vm::{PROMPT, console, create, remove};
+use super::{succeed, succeed_in};
+use crate::session::Session;
+use crate::test::{Case, Check, Setting, USUAL};
+
+const SYSTEM: Setting = Setting { spec: "amd,cpus=2,memory=3G", guest: "", system: "stable", ..USUAL };
+/// For a whole system to boot, emulated.
+const LONG: Duration = Duration::from_secs(400);
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "integration::heart-beats-and-time-is-kept",
+        setting: USUAL,
+        check: Check::Shared(heart_and_time),
+    },
+    Case { name: "integration::services-go-and-come", setting: USUAL, check: Check::Shared(go_and_come) },
+    Case {
+        name: "integration::restart-and-shutdown",
+        setting: USUAL,
+        check: Check::Shared(restart_and_shutdown),
+    },
+    Case { name: "integration::daemons", setting: SYSTEM, check: Check::Own(daemons) },
+];
+
+/// Waits until a shell command succeeds.
+fn until(session: &mut Session, command: &str, limit: Duration) -> Result<()> {
+    let seconds = limit.as_secs();
+    let wait = format!(
+        "end=$(($(date +%s) + {seconds})); until {command}; do \
+         [ $(date +%s) -lt $end ] || {{ echo 'in vain: {}'; exit 1; }}; sleep 1; done",
+        command.replace('\'', "")
+    );
+    succeed_in(session, &wait, limit + Duration::from_secs(30)).map(drop)
+}
+
+/// A guest that has come up to its shell.
+fn start(session: &mut Session, name: &str) -> Result<()> {
+    create(session, name, 2)?;
+    succeed(session, &format!("parterre vm start {name}"))?;
+    console(session, name, &[(PROMPT, "")]).map(drop)
+}
+
+fn shows(session: &mut Session, name: &str, line: &str) -> Result<()> {
+    until(session, &format!("parterre vm show {name} | grep -qE '{line}'"), Duration::from_secs(60))
+}
+
+fn heart_and_time(session: &mut Session) -> Result<()> {
+    start(session, "heart")?;
+    for line in [
+        "^VMBus: +[0-9]+\\.[0-9]+",
+        "^Heartbeat: +running 3\\.0, OK$",
+        "^Time Synchronization: +running 4\\.0$",
+        "^Shutdown: +running 3\\.2$",
+        "^Key-Value Pair Exchange: +waiting",
+        "^Guest Service Interface: +disabled$",
+    ] {
+        shows(session, "heart", line)?;
+    }
+    console(
+        session,
+        "heart",
+        &[
+            ("", "\n"),
+            (PROMPT, "date -s '2001-01-01 00:00:00' >/dev/null; date +year-%Y\n"),
+            ("year-2001", ""),
+        ],
+    )?;
+    succeed(session, "parterre vm sync-time heart; sleep 3")?;
+    let year = succeed(session, "date +year-%Y")?;
+    console(session, "heart", &[("", "\n"), (PROMPT, "date +year-%Y\n"), (year.trim(), "")])?;
+    remove(session, "heart")
+}
+
+fn go_and_come(session: &mut Session) -> Result<()> {
+    start(session, "switched")?;
+    shows(session, "switched", "^Heartbeat: +running")?;
+    succeed(session, "parterre vm integration disable switched heartbeat")?;
+    shows(session, "switched", "^Heartbeat: +disabled$")?;
+    console(
+        session,
+        "switched",
+        &[
+            ("", "\n"),
+            (PROMPT, "ls /sys/bus/vmbus/devices | grep -c fd149e91; echo looked\n"),
+            ("0", ""),
+            ("looked", ""),
+        ],
+    )?;
+    succeed(session, "parterre vm integration enable switched heartbeat")?;
+    shows(session, "switched", "^Heartbeat: +running 3\\.0, OK$")?;
+    remove(session, "switched")
+}
+
+fn restart_and_shutdown(session: &mut Session) -> Result<()> {
+    start(session, "power")?;
+    shows(session, "power", "^Shutdown: +running")?;
+    succeed_in(session, "parterre vm restart power --timeout 100", Duration::from_secs(120))?;
+    console(session, "power", &[(PROMPT, "")])?;
+    shows(session, "power", "^State: +Running .*once")?;
+    shows(session, "power", "^Shutdown: +running")?;
+    succeed_in(session, "parterre vm shutdown power --timeout 100", Duration::from_secs(120))?;
+    succeed(session, "parterre vm show power | grep -q 'powered off by the guest'")?;
+    remove(session, "power")
+}
+
+/// Commands in the guest come by its ssh, over hv_sock.
+fn in_guest(session: &mut Session, command: &str) -> Result<String> {
+    let ssh = "ssh -i /lab/guest-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
+               -o ProxyCommand='parterre vm connect system 22' root@guest";
+    succeed_in(session, &format!("{ssh} '{command}'"), Duration::from_secs(120))
+}
+
+fn daemons(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "parterre vm create system --memory 1G --processors 2 --kernel /lab/guest-kernel --initrd /lab/guest-initrd \
+         --disk /dev/disk/by-id/virtio-lab-scratch0 --cmdline 'console=ttyS0 root=LABEL=guest-root rw'",
+    )?;
+    succeed(
+        session,
+        "parterre vm kvp set system role front; parterre vm integration enable system file-copy",
+    )?;
+    succeed(session, "parterre vm start system")?;
+    for line in [
+        "^Key-Value Pair Exchange: +running 4\\.0, guest",
+        "^VSS: +running 5\\.0",
+        "^Guest.s system: +.*Debian",
+    ] {
+        until(session, &format!("parterre vm show system | grep -qE '{line}'"), LONG)?;
+    }
+    items(session)?;
+    copies(session)?;
+    freezes(session)?;
+    succeed_in(session, "parterre vm shutdown system --timeout 200", LONG)?;
+    succeed(session, "parterre vm delete system").map(drop)
+}
+
+fn items(session: &mut Session) -> Result<()> {
+    succeed(session, "parterre vm kvp get system OSName --pool auto | grep -q Debian")?;
+    succeed(session, "parterre vm kvp set system answer 42")?;
+    let pool = in_guest(session, "tr -d \"\\0\" </var/lib/hyperv/.kvp_pool_0")?;
+    ensure!(pool.contains("role") && pool.contains("answer42"), "The guest's External pool holds '{pool}'.");
+    let name = in_guest(session, "tr -d \"\\0\" </var/lib/hyperv/.kvp_pool_3")?;
+    ensure!(name.contains("VirtualMachineNamesystem"), "The guest's AutoExternal pool holds '{name}'.");
+    Ok(())
+}
+
+fn copies(session: &mut Session) -> Result<()> {
+    until(session, "parterre vm show system | grep -qE 'Guest Service Interface: +running 1.1'", LONG)?;
+    succeed(session, "head -c 300000 /dev/urandom >/tmp/file")?;
+    succeed(session, "parterre vm copy system /tmp/file /root/new/ --create-path")?;
+    let there = in_guest(session, "sha256sum </root/new/file")?;
+    let here = succeed(session, "sha256sum </tmp/file")?;
+    ensure!(there == here, "The guest has {there}, the parent {here}.");
+    let again = session.shell("parterre vm copy system /tmp/file /root/new/file", Duration::from_secs(60))?;
+    ensure!(again.stderr.contains("exists"), "A file was overwritten: {}{}", again.stdout, again.stderr);
+    succeed(session, "parterre vm copy system /tmp/file /root/new/file --overwrite").map(drop)
+}
+
+fn freezes(session: &mut Session) -> Result<()> {
+    let inside = "parterre vm show system | grep -q 'file systems frozen' && echo was-frozen";
+    let said = succeed(session, &format!("parterre vm freeze system -- sh -c \"{inside}\""))?;
+    ensure!(said.contains("was-frozen"), "The file systems were not frozen: {said}");
+    in_guest(session, "echo still >/root/written; sync; cat /root/written").map(drop)
+}
