@@ -110,18 +110,24 @@ fn restart_and_shutdown(session: &mut Session) -> Result<()> {
     remove(session, "power")
 }
 
-/// Commands in the guest come by its ssh, over hv_sock.
-fn in_guest(session: &mut Session, command: &str) -> Result<String> {
-    let ssh = "ssh -i /lab/guest-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-               -o ProxyCommand='parterre vm connect system 22' root@guest";
-    succeed_in(session, &format!("{ssh} '{command}'"), Duration::from_secs(120))
+/// The prompt of the system's console, where root is logged in.
+const ROOT: &str = "root@guest:~#";
+
+/// What a command prints in the system.
+fn in_system(session: &mut Session, command: &str) -> Result<String> {
+    // What the console echoes of the command is not its output.
+    let line = format!("echo out\"put:\"; {command}; echo en\"ded:\"$?\n");
+    let said = console(session, "system", &[("", "\n"), (ROOT, &line), ("output:", ""), ("ended:0", "")])?;
+    let output = said.rsplit("output:").next().unwrap_or_default();
+    Ok(output.split("ended:").next().unwrap_or_default().trim().to_owned())
 }
 
 fn daemons(session: &mut Session) -> Result<()> {
     succeed(
         session,
         "parterre vm create system --memory 1G --processors 2 --kernel /lab/guest-kernel --initrd /lab/guest-initrd \
-         --disk /dev/disk/by-id/virtio-lab-scratch0 --cmdline 'console=ttyS0 root=LABEL=guest-root rw'",
+         --cmdline 'console=ttyS0 root=LABEL=guest-root rw' && \
+         parterre vm disk add system $(readlink -f /dev/disk/by-id/*scratch0)",
     )?;
     succeed(
         session,
@@ -133,11 +139,12 @@ fn daemons(session: &mut Session) -> Result<()> {
         "^VSS: +running 5\\.0",
         "^Guest.s system: +.*Debian",
     ] {
-        until(session, &format!("parterre vm show system | grep -qE '{line}'"), LONG)?;
+        until(session, &format!("parterre vm show system | grep -qE \"{line}\""), LONG)?;
     }
     items(session)?;
     copies(session)?;
     freezes(session)?;
+    streams(session)?;
     succeed_in(session, "parterre vm shutdown system --timeout 200", LONG)?;
     succeed(session, "parterre vm delete system").map(drop)
 }
@@ -145,20 +152,20 @@ fn daemons(session: &mut Session) -> Result<()> {
 fn items(session: &mut Session) -> Result<()> {
     succeed(session, "parterre vm kvp get system OSName --pool auto | grep -q Debian")?;
     succeed(session, "parterre vm kvp set system answer 42")?;
-    let pool = in_guest(session, "tr -d \"\\0\" </var/lib/hyperv/.kvp_pool_0")?;
-    ensure!(pool.contains("role") && pool.contains("answer42"), "The guest's External pool holds '{pool}'.");
-    let name = in_guest(session, "tr -d \"\\0\" </var/lib/hyperv/.kvp_pool_3")?;
-    ensure!(name.contains("VirtualMachineNamesystem"), "The guest's AutoExternal pool holds '{name}'.");
+    let pool = in_system(session, "tr -d '\\0' </var/lib/hyperv/.kvp_pool_0")?;
+    ensure!(pool.contains("rolefront") && pool.contains("answer42"), "The External pool holds '{pool}'.");
+    let name = in_system(session, "tr -d '\\0' </var/lib/hyperv/.kvp_pool_3")?;
+    ensure!(name.contains("VirtualMachineNamesystem"), "The AutoExternal pool holds '{name}'.");
     Ok(())
 }
 
 fn copies(session: &mut Session) -> Result<()> {
-    until(session, "parterre vm show system | grep -qE 'Guest Service Interface: +running 1.1'", LONG)?;
+    until(session, "parterre vm show system | grep -qE \"Guest Service Interface: +running 1.1\"", LONG)?;
     succeed(session, "head -c 300000 /dev/urandom >/tmp/file")?;
     succeed(session, "parterre vm copy system /tmp/file /root/new/ --create-path")?;
-    let there = in_guest(session, "sha256sum </root/new/file")?;
+    let there = in_system(session, "sha256sum </root/new/file")?;
     let here = succeed(session, "sha256sum </tmp/file")?;
-    ensure!(there == here, "The guest has {there}, the parent {here}.");
+    ensure!(there == here.trim(), "The guest has {there}, the parent {here}.");
     let again = session.shell("parterre vm copy system /tmp/file /root/new/file", Duration::from_secs(60))?;
     ensure!(again.stderr.contains("exists"), "A file was overwritten: {}{}", again.stdout, again.stderr);
     succeed(session, "parterre vm copy system /tmp/file /root/new/file --overwrite").map(drop)
@@ -168,5 +175,22 @@ fn freezes(session: &mut Session) -> Result<()> {
     let inside = "parterre vm show system | grep -q 'file systems frozen' && echo was-frozen";
     let said = succeed(session, &format!("parterre vm freeze system -- sh -c \"{inside}\""))?;
     ensure!(said.contains("was-frozen"), "The file systems were not frozen: {said}");
-    in_guest(session, "echo still >/root/written; sync; cat /root/written").map(drop)
+    in_system(session, "echo still >/root/written; sync; cat /root/written").map(drop)
+}
+
+/// A stream between a program in the parent and one in the guest, both ways, begun by either.
+fn streams(session: &mut Session) -> Result<()> {
+    let perl = |body: &str| format!("modprobe hv_sock; perl -e 'socket(S,40,1,0)||die; {body}'");
+    let listen = perl(
+        "bind(S,pack(\"SSLLx4\",40,0,4711,~0&0xffffffff))||die; listen(S,1); \
+         if(!fork){accept(C,S);select(C);$|=1;print \"hello\\n\";$l=<C>;print \"got $l\";exit}",
+    );
+    in_system(session, &listen)?;
+    let said = succeed(session, "(sleep 1; echo question) | parterre vm connect system 4711")?;
+    ensure!(said == "hello\ngot question\n", "The guest's program said '{said}'.");
+    let nobody = session.shell("parterre vm connect system 4712 --timeout 3", Duration::from_secs(60))?;
+    ensure!(nobody.stderr.contains("port 4712"), "Nobody listened, and {}{}", nobody.stdout, nobody.stderr);
+    succeed(session, "(sleep 2 | parterre vm listen system 4713 >/tmp/heard) & sleep 1")?;
+    in_system(session, &perl("connect(S,pack(\"SSLLx4\",40,0,4713,2))||die; print S \"from the guest\\n\""))?;
+    until(session, "grep -q \"from the guest\" /tmp/heard", Duration::from_secs(30))
 }
