@@ -23,60 +23,53 @@ pub fn address<T: ?Sized>(pointer: *const T) -> u64 {
     pointer.expose_provenance() as u64
 }
 
-/// Copies bytes from physical address `from`. Partitions may be writing there, so what comes may be a mixture.
+/// Copies bytes from physical address `from`, whole 64-bit words at a time. Partitions may be writing there, so what comes
+/// may be a mixture.
 ///
 /// # Safety
 /// The bytes are mapped memory, and no Rust reference to them exists.
 pub unsafe fn read(from: u64, bytes: &mut [u8]) {
-    let (head, words) = split(from, bytes.len());
-    let (head, rest) = bytes.split_at_mut(head);
-    let (words, tail) = rest.split_at_mut(words);
-    let copy = |at: u64, part: &mut [u8]| {
-        for (index, byte) in part.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; volatile, because the memory changes under us.
-            *byte = unsafe { pointer(at + index as u64).read_volatile() };
-        }
-    };
-    copy(from, head);
-    let at = from + head.len() as u64;
-    for (index, word) in words.chunks_exact_mut(8).enumerate() {
-        // SAFETY: as above; `split` has made the address a multiple of 8.
-        word.copy_from_slice(
-            &unsafe { pointer(at + index as u64 * 8).cast::<u64>().read_volatile() }.to_ne_bytes(),
-        );
+    if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *bytes)
+        && from.is_multiple_of(8)
+    {
+        // SAFETY: the caller's promise; volatile, because the memory changes under us.
+        *word = unsafe { pointer(from).cast::<u64>().read_volatile() }.to_ne_bytes();
+        return;
     }
-    copy(at + words.len() as u64, tail);
+    // SAFETY: the caller's promise; `bytes` are of that length.
+    unsafe { copy(bytes.as_mut_ptr(), pointer(from), bytes.len()) }
 }
 
-/// Copies bytes to physical address `to`, whole aligned 64-bit words at a time where there are any.
+/// Copies bytes to physical address `to`, whole 64-bit words at a time.
 ///
 /// # Safety
 /// The bytes are mapped memory whose content may be anything, and no Rust reference to them exists.
 pub unsafe fn write(to: u64, bytes: &[u8]) {
-    let (head, words) = split(to, bytes.len());
-    let (head, rest) = bytes.split_at(head);
-    let (words, tail) = rest.split_at(words);
-    let copy = |at: u64, part: &[u8]| {
-        for (index, byte) in part.iter().enumerate() {
-            // SAFETY: the caller's promise; volatile, because others look at the memory.
-            unsafe { pointer(at + index as u64).write_volatile(*byte) };
-        }
-    };
-    copy(to, head);
-    let at = to + head.len() as u64;
-    for (index, word) in words.chunks_exact(8).enumerate() {
-        let value =
-            u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
-        // SAFETY: as above; `split` has made the address a multiple of 8.
-        unsafe { pointer(at + index as u64 * 8).cast::<u64>().write_volatile(value) };
+    if let Ok(word) = <[u8; 8]>::try_from(bytes)
+        && to.is_multiple_of(8)
+    {
+        // SAFETY: the caller's promise; volatile, because others look at the memory.
+        unsafe { pointer(to).cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+        return;
     }
-    copy(at + words.len() as u64, tail);
+    // SAFETY: the caller's promise; `bytes` are of that length.
+    unsafe { copy(pointer(to), bytes.as_ptr(), bytes.len()) }
 }
 
-/// How many bytes lie before the first multiple of 8, and how many in whole words from there.
-fn split(address: u64, length: usize) -> (usize, usize) {
-    let head = ((8 - address % 8) % 8).min(length as u64) as usize;
-    (head, (length - head) & !7)
+/// Copies memory of which one side is shared with others. It is done by the processor's own instruction, since Rust's copies
+/// suppose that nobody else writes there.
+///
+/// # Safety
+/// Both are mapped memory of that length and do not overlap; `to` may be written with anything.
+unsafe fn copy(to: *mut u8, from: *const u8, length: usize) {
+    // SAFETY: the caller's promise; the direction flag is clear, as everywhere.
+    unsafe {
+        core::arch::asm!(
+            "rep movsq", "mov ecx, {tail:e}", "rep movsb",
+            tail = in(reg) length % 8, inout("rcx") length / 8 => _, inout("rdi") to => _, inout("rsi") from => _,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// Fills a page with zeros.

@@ -96,16 +96,6 @@ pub struct IoPort {
     pub rax: u64,
     /// The instruction.
     pub bytes: InstructionBytes,
-    /// DS or the segment that overrides it.
-    pub ds: Segment,
-    /// ES.
-    pub es: Segment,
-    /// RCX.
-    pub rcx: u64,
-    /// RSI.
-    pub rsi: u64,
-    /// RDI.
-    pub rdi: u64,
 }
 
 /// What a memory access wanted.
@@ -246,6 +236,9 @@ impl From<InterceptAccessType> for AccessKind {
 
 /// The instruction bytes of a message, of which at most all are there.
 fn instruction(bytes: &[u8; 16], count: u8) -> InstructionBytes {
+    if count == 0 {
+        return InstructionBytes::default();
+    }
     InstructionBytes::new(&bytes[..usize::from(count).min(bytes.len())])
 }
 
@@ -263,11 +256,6 @@ impl From<IoPortInterceptMessage> for IoPort {
             rep: message.access_info.rep_prefix(),
             rax: message.rax,
             bytes: instruction(&message.instruction_bytes, message.instruction_byte_count),
-            ds: message.ds_segment.into(),
-            es: message.es_segment.into(),
-            rcx: message.rcx,
-            rsi: message.rsi,
-            rdi: message.rdi,
         }
     }
 }

@@ -3,15 +3,16 @@
 use mshv_bindings::{
     HV_TRANSLATE_GVA_SET_PAGE_TABLE_BITS, HV_TRANSLATE_GVA_VALIDATE_EXECUTE, HV_TRANSLATE_GVA_VALIDATE_READ,
     HV_TRANSLATE_GVA_VALIDATE_WRITE, HVCALL_TRANSLATE_VIRTUAL_ADDRESS, hv_input_translate_virtual_address,
-    hv_message, hv_output_translate_virtual_address, hv_register_assoc, hv_register_value, hv_u128,
-    make_args, mshv_root_hvcall,
+    hv_output_translate_virtual_address, hv_register_assoc, hv_register_value, hv_u128, make_args,
+    mshv_root_hvcall,
 };
-use mshv_ioctls::VcpuFd;
+use mshv_ioctls::{MSHV_RUN_VP, MshvError, VcpuFd};
 use parterre_abi::message::{MESSAGE_SIZE, Message};
 use parterre_abi::registers::{
     PendingExceptionEvent, RegisterName, RegisterValue, SegmentRegister, TableRegister,
 };
-use zerocopy::transmute;
+use vmm_sys_util::errno;
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 
 use crate::page::RegisterPage;
 use crate::registers::{ArchState, Register, Segments, Table};
@@ -29,6 +30,8 @@ pub struct MshvVp {
     // Declared before the descriptor: the mapping holds a reference to it.
     page: Option<RegisterPage>,
     vcpu: VcpuFd,
+    /// The last intercept, where the driver puts it.
+    message: Message,
 }
 
 impl MshvVp {
@@ -36,7 +39,7 @@ impl MshvVp {
         // SAFETY: `create_vcpu` mapped the register page for this descriptor and nobody unmaps it: the crate keeps
         // the pointer for helpers that this module does not call.
         let page = vcpu.get_vp_reg_page().and_then(|page| unsafe { RegisterPage::from_mapping(page.0) });
-        MshvVp { index, page, vcpu }
+        MshvVp { index, page, vcpu, message: Message::NONE }
     }
 
     /// The register page, when it holds this VP's registers.
@@ -112,15 +115,20 @@ impl VirtualProcessor for MshvVp {
     }
 
     fn run(&mut self) -> Result<Intercept> {
-        let message = self.vcpu.run().map_err(|e| match e.errno() {
+        const { assert!(size_of::<Message>() == MESSAGE_SIZE) };
+        // Not by the crate's helper, which returns the message by value: this is part of every exit that comes here.
+        // SAFETY: the request writes a message of this size to the address given, and does nothing else to this process.
+        if unsafe { ioctl_with_mut_ref(&self.vcpu, MSHV_RUN_VP(), &mut self.message) } == 0 {
+            return Intercept::decode(&self.message);
+        }
+        let error = errno::Error::last();
+        Err(match error.errno() {
             libc::EINTR | libc::EAGAIN => Error::Interrupted,
-            _ => Error::Call { what: format!("cannot run virtual processor {}", self.index), source: e },
-        })?;
-        const { assert!(size_of::<hv_message>() == MESSAGE_SIZE) };
-        // SAFETY: the message is `repr(C, packed)` plain data of exactly this size, zeroed before the kernel filled it.
-        let bytes: [u8; MESSAGE_SIZE] = unsafe { std::mem::transmute(message) };
-        let message: Message = transmute!(bytes);
-        Intercept::decode(&message)
+            _ => Error::Call {
+                what: format!("cannot run virtual processor {}", self.index),
+                source: MshvError::from(error),
+            },
+        })
     }
 
     fn get(&mut self, names: &[Register], values: &mut [u64]) -> Result<()> {

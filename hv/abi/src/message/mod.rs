@@ -82,13 +82,19 @@ impl Message {
     }
 
     /// A message with a payload of one of this module's types.
+    #[inline]
     pub fn with_payload<T: IntoBytes + Immutable>(
         message_type: MessageType,
         sender: u64,
         payload: &T,
     ) -> Self {
         const { assert!(size_of::<T>() <= MESSAGE_PAYLOAD_SIZE) };
-        Self::new(message_type, sender, payload.as_bytes()).unwrap_or(Self::NONE)
+        let mut message = Self::NONE;
+        message.payload[..size_of::<T>()].copy_from_slice(payload.as_bytes());
+        message.header.message_type = message_type;
+        message.header.payload_size = size_of::<T>() as u8;
+        message.header.sender = sender;
+        message
     }
 
     /// The payload as a type of this module. Bytes beyond `payload_size` are whatever the sender left there.

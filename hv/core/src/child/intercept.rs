@@ -208,7 +208,7 @@ pub(super) fn instruction_bytes<V: Vcpu, G: GuestMemory + ?Sized>(
 
 fn instruction(bytes: Option<Instruction>) -> (u8, [u8; MAX_INSTRUCTION_BYTES]) {
     let mut field = [0; MAX_INSTRUCTION_BYTES];
-    let bytes = bytes.unwrap_or_default();
+    let Some(bytes) = bytes else { return (0, field) };
     field[..bytes.len()].copy_from_slice(&bytes);
     (bytes.len() as u8, field)
 }

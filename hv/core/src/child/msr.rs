@@ -102,6 +102,11 @@ fn is_valid_mtrr(number: u32, value: u64, physical_bits: u8) -> bool {
     }
 }
 
+/// Whether writing a register may change when a timer is due, besides those of the local APIC, which says so itself.
+pub(super) fn sets_time(number: u32) -> bool {
+    matches!(number, TSC | TSC_DEADLINE | msr::STIMER0_CONFIG..=msr::STIMER3_COUNT)
+}
+
 impl<M: Machine> Child<M> {
     /// RDMSR of virtual processor `vp`.
     pub(super) fn read_msr(

@@ -8,12 +8,14 @@ use crate::{
     machine::{Machine, Reg, SegmentName, Vcpu},
     memory::{Frame, Visible},
 };
+use core::mem::offset_of;
 use parterre_abi::{
     message::Message,
+    registers::{InterruptStateRegister, PendingInterruptionRegister, RegisterValue, SegmentRegister},
     stats::VpCounter,
     vp_page::{RegisterPageDirty, VpRegisterPage},
 };
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Which page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,67 +123,99 @@ fn exchange<M: Machine>(machine: &M, frame: &Frame, offset: usize) -> u32 {
     }
 }
 
-/// How much of the page is written: all but the vectors, which the parent may be changing.
-const WRITTEN: usize = core::mem::offset_of!(VpRegisterPage, reserved2);
+/// What is written of the register page: all but the vectors, which the parent may be changing, and what is reserved before
+/// them.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Published {
+    version: u16,
+    is_valid: u8,
+    reserved0: u8,
+    dirty: RegisterPageDirty,
+    gp_registers: [u64; 16],
+    rip: u64,
+    rflags: u64,
+    reserved1: u64,
+    xmm: [RegisterValue; 6],
+    segments: [SegmentRegister; 6],
+    cr: [u64; 4],
+    efer: u64,
+    dr7: u64,
+    pending_interruption: PendingInterruptionRegister,
+    interrupt_state: InterruptStateRegister,
+    instruction_emulation_hints: u64,
+    xfem: u64,
+}
+const _: () = assert!(size_of::<Published>() == offset_of!(VpRegisterPage, reserved2));
+const _: () = assert!(offset_of!(Published, xmm) == offset_of!(VpRegisterPage, xmm));
+const _: () = assert!(offset_of!(Published, efer) == offset_of!(VpRegisterPage, efer));
 
 /// Writes the registers into the register page, as an intercept goes to the parent.
 pub(super) fn publish_registers<M: Machine>(machine: &M, pages: &VpPages, inner: &mut Inner<M>) {
     let Some(frame) = pages.get(Page::Registers) else { return };
-    let mut page = VpRegisterPage::new_zeroed();
-    page.version = VpRegisterPage::VERSION_1;
-    page.is_valid = 1;
-    page.gp_registers = *inner.vcpu.gprs();
-    page.rip = inner.vcpu.get(Reg::Rip);
-    page.rflags = inner.vcpu.get(Reg::Rflags);
-    for (index, xmm) in page.xmm.iter_mut().enumerate() {
-        *xmm = inner.vcpu.xmm(index).into();
-    }
-    for (segment, name) in page.segments.iter_mut().zip(SEGMENTS) {
-        *segment = super::registers::segment_layout(inner.vcpu.segment(name));
-    }
-    page.cr0 = inner.vcpu.get(Reg::Cr0);
-    page.cr3 = inner.vcpu.get(Reg::Cr3);
-    page.cr4 = inner.vcpu.get(Reg::Cr4);
-    page.cr8 = inner.vcpu.get(Reg::Cr8);
-    page.efer = inner.vcpu.get(Reg::Efer);
-    page.dr7 = inner.vcpu.get(Reg::Dr7);
-    page.xfem = inner.vcpu.get(Reg::Xcr0);
-    page.pending_interruption = super::registers::pending_interruption(inner.vcpu.pending_event());
-    page.interrupt_state.set_interrupt_shadow(inner.vcpu.interrupt_shadow());
-    page.interrupt_state.set_nmi_masked(inner.vcpu.nmi_masked());
-    machine.write_frame(frame, 0, &page.as_bytes()[..WRITTEN]);
+    let xmm = core::array::from_fn(|index| inner.vcpu.xmm(index).into());
+    let vcpu = &inner.vcpu;
+    let mut page = Published {
+        version: VpRegisterPage::VERSION_1,
+        is_valid: 1,
+        reserved0: 0,
+        dirty: RegisterPageDirty::empty(),
+        gp_registers: *vcpu.gprs(),
+        rip: vcpu.get(Reg::Rip),
+        rflags: vcpu.get(Reg::Rflags),
+        reserved1: 0,
+        xmm,
+        segments: SEGMENTS.map(|name| super::registers::segment_layout(vcpu.segment(name))),
+        cr: [Reg::Cr0, Reg::Cr3, Reg::Cr4, Reg::Cr8].map(|register| vcpu.get(register)),
+        efer: vcpu.get(Reg::Efer),
+        dr7: vcpu.get(Reg::Dr7),
+        pending_interruption: super::registers::pending_interruption(vcpu.pending_event()),
+        interrupt_state: InterruptStateRegister::default(),
+        instruction_emulation_hints: 0,
+        xfem: vcpu.get(Reg::Xcr0),
+    };
+    page.interrupt_state.set_interrupt_shadow(vcpu.interrupt_shadow());
+    page.interrupt_state.set_nmi_masked(vcpu.nmi_masked());
+    machine.write_frame(frame, 0, page.as_bytes());
 }
 
 /// Takes over what the parent has changed in the register page. Values that are not allowed are left out, as in a processor
 /// that refuses them; the parent finds the old ones at the next intercept.
 pub(super) fn adopt_registers<M: Machine>(machine: &M, pages: &VpPages, inner: &mut Inner<M>) {
     let Some(frame) = pages.get(Page::Registers) else { return };
-    let mut head = [0; 8];
-    machine.read_frame(frame, 0, &mut head);
-    let dirty = RegisterPageDirty(u32::from_le_bytes([head[4], head[5], head[6], head[7]]));
+    const DIRTY: usize = offset_of!(VpRegisterPage, dirty);
+    let dirty: RegisterPageDirty = read(machine, frame, DIRTY);
     if dirty.is_empty() {
         return;
     }
-    let mut page = VpRegisterPage::new_zeroed();
-    machine.read_frame(frame, 0, &mut page.as_mut_bytes()[..WRITTEN]);
-    machine.write_frame(frame, 4, &[0; 4]);
+    machine.write_frame(frame, DIRTY, &[0; 4]);
     if dirty.contains(RegisterPageDirty::GENERAL) {
-        *inner.vcpu.gprs_mut() = page.gp_registers;
+        let registers = inner.vcpu.gprs_mut().as_mut_bytes();
+        machine.read_frame(frame, offset_of!(VpRegisterPage, gp_registers), registers);
     }
     if dirty.contains(RegisterPageDirty::INSTRUCTION_POINTER) {
-        inner.vcpu.set(Reg::Rip, page.rip);
+        inner.vcpu.set(Reg::Rip, read(machine, frame, offset_of!(VpRegisterPage, rip)));
     }
     if dirty.contains(RegisterPageDirty::FLAGS) {
-        inner.set_rflags(page.rflags);
+        inner.set_rflags(read(machine, frame, offset_of!(VpRegisterPage, rflags)));
     }
     if dirty.contains(RegisterPageDirty::XMM) {
-        for (index, xmm) in page.xmm.into_iter().enumerate() {
+        let xmm: [RegisterValue; 6] = read(machine, frame, offset_of!(VpRegisterPage, xmm));
+        for (index, xmm) in xmm.into_iter().enumerate() {
             inner.vcpu.set_xmm(index, xmm.as_u128());
         }
     }
     if dirty.contains(RegisterPageDirty::SEGMENTS) {
-        for (segment, name) in page.segments.into_iter().zip(SEGMENTS) {
+        let segments: [SegmentRegister; 6] = read(machine, frame, offset_of!(VpRegisterPage, segments));
+        for (segment, name) in segments.into_iter().zip(SEGMENTS) {
             let _ = inner.set_segment(name, segment);
         }
     }
+}
+
+/// Reads a part of the register page. The parent may be writing there: what is read is read once.
+fn read<M: Machine, T: FromBytes + IntoBytes>(machine: &M, frame: &Frame, offset: usize) -> T {
+    let mut value = T::new_zeroed();
+    machine.read_frame(frame, offset, value.as_mut_bytes());
+    value
 }

@@ -96,11 +96,18 @@ impl<M: Machine> ParentVp<M> {
     }
 }
 
-/// Whether a deadline of a timer that this processor watches may be another one after this exit.
+/// Whether a deadline of a timer that this processor watches may be another one after this exit. Where a register of a timer
+/// was written, timers are looked at anyway.
 fn may_change_deadlines(exit: Exit) -> bool {
     let changes_none = matches!(
         exit,
-        Exit::Cpuid { .. } | Exit::ReadMsr { .. } | Exit::Hypercall { .. } | Exit::Xsetbv { .. }
+        Exit::Cpuid { .. }
+            | Exit::ReadMsr { .. }
+            | Exit::WriteMsr { .. }
+            | Exit::Hypercall { .. }
+            | Exit::Xsetbv { .. }
+            | Exit::Hlt { .. }
+            | Exit::InterruptWindow
     );
     !changes_none
 }
@@ -171,7 +178,7 @@ impl<M: Machine> Run<'_, M> {
         self.inner.vcpu.unload(processor);
         parent.vcpu.load(processor);
         parent.expire_timers();
-        parent.timer_taken();
+        parent.returned();
         self.inner.counts.since = None;
         self.inner.counts.run_time += self.hv.machine.tsc().wrapping_sub(begin);
         end
@@ -520,7 +527,7 @@ impl<M: Machine> Run<'_, M> {
             Outcome::Done(effect) => {
                 self.skip(length, Exiting::WriteMsr);
                 // TSC-deadline and synthetic timers tell no effect, nor does the SynIC.
-                self.timers_due = true;
+                self.timers_due |= super::msr::sets_time(number);
                 self.messages_due = true;
                 return self.carry_out(effect);
             }

@@ -124,7 +124,7 @@ impl<M: Machine> ParentVp<M> {
             X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_DIVIDE => {
                 let context = self.apic_context();
                 let _ = self.apic.write_msr(number, value, &context).ok()?;
-                self.timer_changed = true;
+                self.deadlines_changed();
             }
             msr::GUEST_OS_ID => {
                 parent.guest_os_id.store(value, SeqCst);
@@ -205,7 +205,7 @@ impl<M: Machine> ParentVp<M> {
         let now = self.hv.parent.clock.reference_time(self.hv.machine.tsc());
         self.stimers.write(number, value, now)?.ok()?;
         self.expire_timers();
-        self.timer_changed = true;
+        self.deadlines_changed();
         Some(())
     }
 }

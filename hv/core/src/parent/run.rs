@@ -32,14 +32,25 @@ pub(crate) struct ParentVp<M: Machine> {
     pub assist_enabled: bool,
     /// The timer's deadline has to be looked at before the next entry.
     pub timer_changed: bool,
-    /// What the processor's timer is armed with while a child runs.
-    child_armed: Option<(Option<u64>, TimerInterrupt)>,
+    /// What the processor's timer is armed with, if that is known.
+    armed: Option<(Option<u64>, TimerInterrupt)>,
+    /// When its own timers are due, until one of them changes.
+    deadlines: Option<Deadlines>,
     nmi_noted: bool,
     machine_check_noted: bool,
     translations_seen: u64,
     lengths: Lengths,
     /// Where the processor refused an instruction last, and how often in succession it was there.
     refused: (u64, u32),
+}
+
+/// When the parent's own timers are due (TSC).
+#[derive(Clone, Copy)]
+struct Deadlines {
+    /// The first of all; `u64::MAX` if there is none.
+    first: u64,
+    /// The first that the processor's timer can deliver by itself, with the vector that the parent expects then.
+    own: Option<(u64, u8)>,
 }
 
 impl<M: Machine> Hypervisor<M> {
@@ -70,7 +81,8 @@ impl<M: Machine> ParentVp<M> {
             apic: LocalApic::timer_only(configuration, &lp.timer_apic),
             assist_enabled: false,
             timer_changed: true,
-            child_armed: None,
+            armed: None,
+            deadlines: None,
             nmi_noted: false,
             machine_check_noted: false,
             translations_seen: 0,
@@ -79,9 +91,8 @@ impl<M: Machine> ParentVp<M> {
         }
     }
 
-    /// The parent is about to run here again, or has been away: its timer has to be armed anew.
-    pub(crate) fn timer_taken(&mut self) {
-        self.child_armed = None;
+    /// The parent is about to run here again: its timer has to be looked at, and it gets what came meanwhile.
+    pub(crate) fn returned(&mut self) {
         self.timer_changed = true;
         if core::mem::take(&mut self.machine_check_noted) {
             events::raise(&mut self.vcpu, events::vector::MACHINE_CHECK, None);
@@ -216,7 +227,8 @@ impl<M: Machine> ParentVp<M> {
         let configuration = timer_configuration(&self.hv.machine, self.lp.index);
         self.apic = LocalApic::timer_only(configuration, &self.lp.timer_apic);
         self.assist_enabled = false;
-        self.timer_changed = true;
+        self.deadlines_changed();
+        self.armed = None;
         processor.arm_timer(None, TimerInterrupt::Hypervisor);
         loop {
             match self.lp.mailbox.take() {
@@ -238,13 +250,31 @@ impl<M: Machine> ParentVp<M> {
         }
     }
 
-    /// The parent's own next deadline (TSC), and the vector it expects then.
-    fn parent_deadline(&self, now: u64) -> Option<(u64, u8)> {
-        let deadline = self.stimers.deadline().and_then(|time| self.hv.parent.clock.tsc_at(time));
-        let stimer = deadline.zip(self.stimers.sole_direct());
-        let context = apic::Context { incoming: &self.lp.timer_apic, tsc: now, tsc_offset: 0, cr8: 0 };
-        let local = self.apic.timer_deadline(&context).zip(self.apic.timer_vector());
-        [stimer, local].into_iter().flatten().min()
+    /// One of the parent's own timers was set. It may have been set to the time that it had: if the processor's timer fired a
+    /// little early, by another clock, it has to fire again.
+    pub(super) fn deadlines_changed(&mut self) {
+        self.timer_changed = true;
+        self.deadlines = None;
+        self.armed = None;
+    }
+
+    #[inline]
+    fn deadlines(&mut self) -> Deadlines {
+        match self.deadlines {
+            Some(known) => known,
+            None => self.find_deadlines(),
+        }
+    }
+
+    #[cold]
+    fn find_deadlines(&mut self) -> Deadlines {
+        let stimer = self.stimers.deadline().and_then(|time| self.hv.parent.clock.tsc_at(time));
+        let tsc = self.hv.machine.tsc();
+        let context = apic::Context { incoming: &self.lp.timer_apic, tsc, tsc_offset: 0, cr8: 0 };
+        let local = self.apic.timer_deadline(&context);
+        let direct = [stimer.zip(self.stimers.sole_direct()), local.zip(self.apic.timer_vector())];
+        let first = [stimer, local].into_iter().flatten().min().unwrap_or(u64::MAX);
+        *self.deadlines.insert(Deadlines { first, own: direct.into_iter().flatten().min() })
     }
 
     /// Lets the parent's own timers expire that are due, and delivers the interrupts of its synthetic timers and of its
@@ -252,6 +282,7 @@ impl<M: Machine> ParentVp<M> {
     /// one already: it is the same pending interrupt then, or one too many, for which a parent has to be prepared.
     pub(super) fn expire_own(&mut self, synthetic: bool, local: bool) {
         let now = self.hv.machine.tsc();
+        self.deadlines = None;
         let expired = self.stimers.expire(self.hv.parent.clock.reference_time(now));
         let stimer = expired.iter().find_map(|expiration| match expiration {
             Expiration::Direct { vector } => Some(*vector),
@@ -269,33 +300,36 @@ impl<M: Machine> ParentVp<M> {
     /// expects no timer interrupt is asked to exit when it idles instead.
     pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
         self.timer_changed = false;
-        self.expire_own(true, true);
-        let now = self.hv.machine.tsc();
+        if self.hv.machine.tsc() >= self.deadlines().first {
+            self.expire_own(true, true);
+        }
         let others = self.lp.timers.lock().next();
-        let own = self.parent_deadline(now);
+        let own = self.deadlines().own;
         self.vcpu.intercept_halt(own.is_none() && others.is_some());
-        match own {
+        let wanted = match own {
             Some((deadline, vector)) => {
                 let earliest = others.map_or(deadline, |other| other.min(deadline));
-                processor.arm_timer(Some(earliest), TimerInterrupt::Parent(vector));
+                (Some(earliest), TimerInterrupt::Parent(vector))
             }
-            None => processor.arm_timer(None, TimerInterrupt::Hypervisor),
-        }
+            None => (None, TimerInterrupt::Hypervisor),
+        };
+        self.arm(processor, wanted);
     }
 
-    /// Arms the processor's timer while a child runs: for the parent, or for the hypervisor.
+    /// Arms the processor's timer, unless it is armed so and has not fired.
     pub(crate) fn arm(&mut self, processor: &mut M::Processor, wanted: (Option<u64>, TimerInterrupt)) {
-        if self.child_armed == Some(wanted) {
+        let (deadline, interrupt) = wanted;
+        let waits = deadline.is_none_or(|deadline| deadline > self.hv.machine.tsc());
+        if waits && self.armed == Some(wanted) {
             return;
         }
-        let (deadline, interrupt) = wanted;
-        self.child_armed = Some(wanted);
+        self.armed = Some(wanted);
         processor.arm_timer(deadline, interrupt);
     }
 
     /// The timer has fired for the hypervisor: what it was armed with counts no longer.
     pub(crate) fn armed_elsewhere(&mut self) {
-        self.child_armed = None;
+        self.armed = None;
     }
 
     /// A physical NMI came while a child ran; the parent takes it when it runs again.
@@ -309,8 +343,8 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// When the parent wants its processor back for a timer of its own (TSC).
-    pub(crate) fn own_deadline(&self) -> Option<(u64, u8)> {
-        self.parent_deadline(self.hv.machine.tsc())
+    pub(crate) fn own_deadline(&mut self) -> Option<(u64, u8)> {
+        self.deadlines().own
     }
 
     /// The parent has nothing to do, and the hypervisor has timers to watch: waits in its place.
@@ -319,6 +353,7 @@ impl<M: Machine> ParentVp<M> {
             return self.retire(processor);
         }
         self.skip(length, Exiting::Halt);
+        self.armed = None;
         loop {
             self.expire_timers();
             let next = self.lp.timers.lock().next();
@@ -337,7 +372,7 @@ impl<M: Machine> ParentVp<M> {
                 break;
             }
         }
-        self.timer_taken();
+        self.returned();
     }
 
     /// The parent takes this processor out of use (HLT with interrupts off): the boot processor watches from now on.
@@ -349,6 +384,7 @@ impl<M: Machine> ParentVp<M> {
                 self.hv.processors[0].watch(now, who);
             }
         }
+        self.armed = None;
         processor.arm_timer(None, TimerInterrupt::Hypervisor);
         self.hv.machine.kick(0);
     }

@@ -56,6 +56,10 @@ pub fn get(vcpu: &SvmVcpu, register: Reg) -> u64 {
 
 /// Reads a register that stays in the machine between exits.
 fn get_switched(vcpu: &SvmVcpu, register: Reg) -> u64 {
+    if register == Reg::Xcr0 && vcpu.loaded {
+        // SAFETY: `features` are this machine's; XCR0 is read only where XSAVE is, and `enable` set CR4.OSXSAVE then.
+        return unsafe { extended::current_xcr0(&vcpu.features) };
+    }
     let mut registers = vcpu.registers;
     if vcpu.loaded {
         registers.debug = extended::debug();
