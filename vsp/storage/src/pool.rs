@@ -16,8 +16,8 @@ use crate::disk::{Completion, DiskError, Engine, Engines, Medium, Operation, Req
 const THREADS: usize = 4;
 const STACK_SIZE: usize = 256 << 10;
 
-struct Job {
-    tag: u32,
+pub(crate) struct Job {
+    pub(crate) tag: u32,
     medium: Arc<Medium>,
     operation: Operation,
     offset: u64,
@@ -66,10 +66,16 @@ impl Pool {
     }
 }
 
+impl From<Request<'_>> for Job {
+    fn from(request: Request<'_>) -> Job {
+        let Request { tag, medium, operation, offset, len, segments } = request;
+        Job { tag, medium: medium.clone(), operation, offset, len, segments: segments.to_vec() }
+    }
+}
+
 impl Engine for Pool {
     fn submit(&mut self, request: Request<'_>) -> Result<(), DiskError> {
-        let Request { tag, medium, operation, offset, len, segments } = request;
-        let job = Job { tag, medium: medium.clone(), operation, offset, len, segments: segments.to_vec() };
+        let job = Job::from(request);
         let mut state = self.0.lock();
         if state.idle <= state.jobs.len() && state.threads < THREADS {
             let shared = self.0.clone();
@@ -149,7 +155,8 @@ fn work(shared: &Shared) {
     }
 }
 
-fn perform(job: &Job, memory: &dyn Memory, buffer: &mut Vec<u8>) -> Result<(), DiskError> {
+/// Does a job with a buffer in between.
+pub(crate) fn perform(job: &Job, memory: &dyn Memory, buffer: &mut Vec<u8>) -> Result<(), DiskError> {
     let image = job.medium.image();
     let (offset, len) = (job.offset, job.len);
     match job.operation {

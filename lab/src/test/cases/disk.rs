@@ -1,0 +1,197 @@
+//! Disks of virtual machines: SCSI over VMBus, by the guest's own driver.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{succeed, succeed_in};
+use crate::boxes::BoxSpec;
+use crate::cache::RunDir;
+use crate::guest;
+use crate::media::Wish;
+use crate::session::{Outcome, Session};
+use crate::test::{Case, Check, PLAIN, Setting, USUAL};
+
+const OLDEST: Setting = Setting { guest: "oldest", ..USUAL };
+const BOOT: Duration = Duration::from_secs(180);
+const PROMPT: &str = "guest:~# ";
+
+pub const CASES: &[Case] = &[
+    Case { name: "vm::disk-written-and-verified", setting: USUAL, check: Check::Shared(verified) },
+    Case { name: "vm::disk-of-the-oldest-guest", setting: OLDEST, check: Check::Shared(verified) },
+    Case { name: "vm::disk-comes-and-goes", setting: USUAL, check: Check::Shared(comes_and_goes) },
+    Case { name: "vm::disk-read-only-and-dvd", setting: USUAL, check: Check::Shared(read_only) },
+    Case { name: "vm::disk-full-parent", setting: USUAL, check: Check::Shared(full_parent) },
+    Case { name: "vm::disk-survives-a-power-cut", setting: PLAIN, check: Check::Free(power_cut) },
+];
+
+/// Waits in the guest until a command succeeds.
+fn until(command: &str) -> String {
+    format!("for i in $(seq 100); do {command} && break; sleep 0.2; done")
+}
+
+/// Defines a VM with these options of `vm disk add`, one for each disk, and starts it.
+fn start(session: &mut Session, name: &str, disks: &[&str]) -> Result<()> {
+    session.shell(&format!("parterre vm stop {name} --force; parterre vm delete {name}"), BOOT)?;
+    let create = format!(
+        "parterre vm create {name} --memory 256M --processors 2 --kernel /lab/guest-kernel \
+         --initrd /lab/guest-initrd --cmdline 'console=ttyS0 quiet'"
+    );
+    succeed(session, &create)?;
+    for disk in disks {
+        succeed(session, &format!("parterre vm disk add {name} {disk}"))?;
+    }
+    succeed(session, &format!("parterre vm start {name}")).map(drop)
+}
+
+fn remove(session: &mut Session, name: &str) -> Result<()> {
+    succeed(session, &format!("parterre vm stop {name} --force; parterre vm delete {name}")).map(drop)
+}
+
+/// Runs a line in the guest; returns what it printed between two marks.
+fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
+    // The echo of the line holds the marks in two parts, its output in one.
+    let whole = format!("echo; echo be''gin; {line}; echo fin''ish\n");
+    let steps = [("", "\n"), (PROMPT, whole.as_str()), ("finish", "")];
+    let run = session.converse(&format!("parterre vm console {name}"), &steps, BOOT)?;
+    ensure!(
+        run.steps == steps.len(),
+        "The guest did not come to the end of `{line}` ({:?}). It said:\n{}{}",
+        run.outcome,
+        run.stdout,
+        run.stderr
+    );
+    let said = run.stdout.rsplit_once("begin").context("no mark")?.1;
+    Ok(said.split("finish").next().unwrap_or_default().trim().replace('\r', ""))
+}
+
+/// A hash of the file's first MiB.
+const HASH: &str = "dd bs=64k count=16 2>/dev/null | sha256sum | cut -c1-64";
+
+fn verified(session: &mut Session) -> Result<()> {
+    succeed(session, "truncate -s 64M /tmp/verified.img")?;
+    start(session, "disk", &["/tmp/verified.img --serial LAB-4711"])?;
+    let wait = until("[ -b /dev/sda ]");
+    let told = in_guest(
+        session,
+        "disk",
+        &format!("{wait}; cat /sys/block/sda/size /sys/block/sda/device/vpd_pg80"),
+    )?;
+    ensure!(told.starts_with("131072") && told.contains("LAB-4711"), "The guest says of the disk: {told}");
+    let wrote = in_guest(
+        session,
+        "disk",
+        &format!(
+            "dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; dd if=/tmp/data of=/dev/sda bs=4k seek=256 conv=fsync \
+             2>/dev/null; blkdiscard -o 8388608 -l 1048576 /dev/sda 2>/dev/null; {HASH} </tmp/data"
+        ),
+    )?;
+    let found = succeed(session, &format!("tail -c +1048577 /tmp/verified.img | {HASH}"))?;
+    ensure!(wrote.len() == 64 && wrote == found.trim(), "The guest wrote {wrote}, the file holds {found}");
+    let again = in_guest(
+        session,
+        "disk",
+        &format!(
+            "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/sda bs=1M skip=1 count=1 2>/dev/null | {HASH}"
+        ),
+    )?;
+    ensure!(again == wrote, "The guest reads {again} after it wrote {wrote}.");
+    // The same name after a restart.
+    let name = in_guest(session, "disk", "cat /sys/block/sda/device/wwid")?;
+    succeed(session, "parterre vm stop disk --force && parterre vm start disk")?;
+    let same = in_guest(session, "disk", &format!("{wait}; cat /sys/block/sda/device/wwid"))?;
+    ensure!(name.ends_with("LAB-4711") && name == same, "The disk was {name} and is {same}.");
+    remove(session, "disk")
+}
+
+fn comes_and_goes(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "truncate -s 8M /tmp/first.img /tmp/second.img; echo here | dd of=/tmp/second.img conv=notrunc",
+    )?;
+    start(session, "plug", &["/tmp/first.img"])?;
+    in_guest(session, "plug", &until("[ -b /dev/sda ]"))?;
+    succeed(session, "parterre vm disk add plug /tmp/second.img --lun 7")?;
+    let read = in_guest(session, "plug", &format!("{}; head -c 4 /dev/sdb", until("[ -b /dev/sdb ]")))?;
+    ensure!(read == "here", "The guest reads '{read}' from the disk that was added.");
+    let twice = session.shell("parterre vm disk add plug /tmp/second.img", BOOT)?;
+    ensure!(twice.outcome != Outcome::Exit(0), "A disk was added twice.");
+    succeed(session, "parterre vm disk remove plug --lun 7")?;
+    let gone = in_guest(session, "plug", &format!("{}; ls /sys/block", until("[ ! -e /sys/block/sdb ]")))?;
+    ensure!(!gone.contains("sdb"), "The disk that was removed is still there: {gone}");
+    // Nobody holds its file any more.
+    succeed(session, "flock -n /tmp/second.img true")?;
+    remove(session, "plug")
+}
+
+fn read_only(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "for i in $(seq 4096); do printf '%07d\\n' $i; done >/tmp/disc.iso; cp /tmp/disc.iso /tmp/plate.img",
+    )?;
+    start(session, "media", &["/tmp/disc.iso --dvd", "/tmp/plate.img --read-only"])?;
+    let said = in_guest(
+        session,
+        "media",
+        &format!(
+            "{}; {}; cat /sys/block/sda/ro; echo x 2>/dev/null >/dev/sda || echo refused; dd if=/dev/sr0 bs=2048 skip=1 count=1 \
+             2>/dev/null | head -c 7",
+            until("[ -b /dev/sda ]"),
+            until("[ -b /dev/sr0 ]")
+        ),
+    )?;
+    ensure!(said == "1\nrefused\n0000257", "The guest says of its read-only media: {said}");
+    remove(session, "media")
+}
+
+/// The parent's file system runs full: the guest hears of it, and all goes on when there is room again.
+fn full_parent(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "mkdir -p /tmp/small && mount -t tmpfs -o size=8m small /tmp/small && truncate -s 64M /tmp/small/disk.img",
+    )?;
+    start(session, "full", &["/tmp/small/disk.img"])?;
+    let write = "dd if=/dev/zero of=/dev/sda bs=1M count=32 oflag=direct 2>&1 | tr '\\n' ' '";
+    let said = in_guest(session, "full", &format!("{}; {write}", until("[ -b /dev/sda ]")))?;
+    ensure!(said.contains("No space left"), "The guest says, while the parent has no room: {said}");
+    succeed(session, "mount -o remount,size=80m /tmp/small")?;
+    let said = in_guest(session, "full", write)?;
+    ensure!(said.contains("32+0 records out"), "The guest says, when the parent has room again: {said}");
+    remove(session, "full")?;
+    succeed(session, "umount /tmp/small").map(drop)
+}
+
+/// Mounts the box's disk where the test keeps its file, and makes a file system on it the first time.
+const DATA_ON_DISK: &str = "#!/bin/sh
+mkdir -p /data
+disk=/dev/disk/by-id/lab-disk0
+mount -t ext4 $disk /data 2>/dev/null && exit
+mke2fs $disk && mount -t ext4 $disk /data
+";
+
+/// The box is switched off in the moment in which the guest's fsync has returned.
+fn power_cut(mut wish: Wish) -> Result<()> {
+    let dir = RunDir::create()?;
+    let disk = dir.path().join("data.img");
+    File::create(&disk)?.set_len(128 << 20)?;
+    let spec = BoxSpec { disks: vec![disk], ..BoxSpec::default() };
+    wish.with_stack = true;
+    wish.extras.texts.push(("lab/start".into(), DATA_ON_DISK.into()));
+    wish.extras.files.push(("lab/guest-kernel".into(), guest::kernel("newest")?));
+    wish.extras.files.push(("lab/guest-initrd".into(), guest::initrd("lab", "newest")?));
+    let mut session = Session::start(&spec, &wish, BOOT)?;
+    succeed(&mut session, "mount | grep -q /data && truncate -s 32M /data/disk.img && sync")?;
+    start(&mut session, "cut", &["/data/disk.img"])?;
+    let line = format!(
+        "{}; dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; dd if=/tmp/data of=/dev/sda bs=64k conv=fsync 2>/dev/null; \
+         {HASH} </tmp/data",
+        until("[ -b /dev/sda ]")
+    );
+    let wrote = in_guest(&mut session, "cut", &line)?;
+    session.machine().kill();
+    let mut session = Session::start(&spec, &wish, BOOT)?;
+    let found = succeed_in(&mut session, &format!("{HASH} </data/disk.img"), BOOT)?;
+    ensure!(wrote == found.trim(), "The guest flushed {wrote}; after the power cut there is {found}");
+    Ok(())
+}
