@@ -27,9 +27,9 @@ const FILES: [(&str, &str); 5] = [
     ("etc/profile", include_str!("../rootfs/profile")),
     (
         "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nparterre:x:900:900::/nonexistent:/bin/false\nnobody:x:65534:65534::/nonexistent:/bin/false\n",
+        "root:x:0:0:root:/root:/bin/sh\nparterre:x:900:900::/nonexistent:/bin/false\nvmwp:x:901:901::/nonexistent:/bin/false\nnobody:x:65534:65534::/nonexistent:/bin/false\n",
     ),
-    ("etc/group", "root:x:0:\nkvm:x:104:\nparterre:x:900:\nnogroup:x:65534:\n"),
+    ("etc/group", "root:x:0:\nkvm:x:104:\nparterre:x:900:\nvmwp:x:901:\nnogroup:x:65534:\n"),
     ("etc/os-release", "ID=parterre-lab\nNAME=\"Parterre lab parent\"\n"),
 ];
 const DIRECTORIES: [&str; 12] =

@@ -9,14 +9,20 @@ use std::collections::BTreeMap;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use rustix::process::{Gid, Resource, Rlimit, Uid, geteuid, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// Most open files: processors, console and control connections, VMBus channels with what their devices wait for.
 const MAX_FILES: u64 = 4096;
+
+/// The user that workers run as, on machines that have it.
+const USER: &str = "vmwp";
 
 /// What of the sandbox could not be put up.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +58,6 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_prctl,
     libc::SYS_gettid,
     libc::SYS_getpid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
     // Signals.
@@ -130,11 +135,29 @@ const REQUESTS: [libc::Ioctl; 13] = [
 pub fn enter() -> Result<(), SandboxError> {
     set_limit(Resource::Nofile, MAX_FILES)?;
     set_limit(Resource::Core, 0)?;
+    become_user()?;
     set_no_new_privs(true)?;
     close_file_system()?;
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     restrict_system_calls()
+}
+
+/// Becomes [`USER`], in its group alone, if root is what it was and the machine has that user.
+fn become_user() -> rustix::io::Result<()> {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Some((uid, gid)) = user(&users).filter(|_| geteuid().is_root()) else { return Ok(()) };
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// The ids of [`USER`] in the text of `/etc/passwd`, never root's.
+fn user(passwd: &str) -> Option<(Uid, Gid)> {
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(USER))?;
+    let mut ids = line.split(':').skip(2).map(str::parse::<u32>);
+    let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
+    (uid != 0 && gid != 0).then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
 fn set_limit(resource: Resource, value: u64) -> rustix::io::Result<()> {
@@ -157,6 +180,7 @@ fn restrict_system_calls() -> Result<(), SandboxError> {
     let failed = |error: &dyn std::fmt::Display| SandboxError::Seccomp(error.to_string());
     let mut rules: BTreeMap<i64, Vec<_>> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_ioctl, ioctl_rules().map_err(|e| failed(&e))?);
+    rules.insert(libc::SYS_tgkill, own_threads().map_err(|e| failed(&e))?);
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, TargetArch::x86_64)
         .map_err(|e| failed(&e))?;
@@ -194,6 +218,13 @@ fn instruction(code: u32, k: u32, skip: u8) -> seccompiler::sock_filter {
     seccompiler::sock_filter { code: code as u16, jt: 0, jf: skip, k }
 }
 
+/// Signals, to threads of this process only: another worker may be the same user's.
+fn own_threads() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let process = std::process::id().into();
+    let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, process)?;
+    Ok(vec![SeccompRule::new(vec![own])?])
+}
+
 /// Requests of the hypervisor's driver, and those of [`REQUESTS`].
 fn ioctl_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     let rule = |operator, value| {
@@ -204,4 +235,18 @@ fn ioctl_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         rules.push(rule(SeccompCmpOp::Eq, request)?);
     }
     Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_ids_are_read() {
+        let ids = |text| user(text).map(|(uid, gid)| (uid.as_raw(), gid.as_raw()));
+        assert_eq!(ids("root:x:0:0:::\nvmwp:x:901:902::/:/bin/false\n"), Some((901, 902)));
+        for none in ["", "vmwp:x:0:0::/:/bin/false", "vmwp", "vmwp:x:a:b", "vmwp2:x:901:901::", ":::"] {
+            assert_eq!(ids(none), None, "{none}");
+        }
+    }
 }

@@ -20,6 +20,8 @@ fn inside() {
         // A request to a terminal that is not one that the worker makes.
         "terminal" => rustix::termios::tcgetwinsize(&file).map(drop).map_err(Into::into),
         "list" => std::fs::read_dir("/").map(drop),
+        // Not even to see whether the other process is there.
+        "signal" => rustix::process::test_kill_process(rustix::process::Pid::INIT).map_err(Into::into),
         // What a worker does need.
         "thread" => {
             std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_millis(1))).join().unwrap();
@@ -53,7 +55,7 @@ fn check(name: &str) -> Option<i32> {
 
 #[test]
 fn nothing_can_be_opened_started_or_connected() {
-    for name in ["open", "create", "run", "connect", "terminal", "list"] {
+    for name in ["open", "create", "run", "connect", "terminal", "list", "signal"] {
         assert_eq!(check(name), Some(42), "{name}");
     }
 }
