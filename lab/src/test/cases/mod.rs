@@ -1,6 +1,7 @@
 //! The end-to-end tests, by what they are about.
 
 mod boot;
+mod crash;
 mod disk;
 mod isolation;
 mod memory;
@@ -21,7 +22,17 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// All of them but the long ones.
 pub fn all() -> Vec<Case> {
-    [parent::CASES, tmk::CASES, isolation::CASES, vm::CASES, disk::CASES, memory::CASES, boot::CASES].concat()
+    [
+        parent::CASES,
+        tmk::CASES,
+        isolation::CASES,
+        vm::CASES,
+        disk::CASES,
+        memory::CASES,
+        boot::CASES,
+        crash::CASES,
+    ]
+    .concat()
 }
 
 /// Those that take many minutes.

@@ -74,7 +74,7 @@ fn work(session: &mut Session) -> Result<String> {
           vmwp --kernel /lab/tmk/ipi --memory 64M --processors 4 </dev/null >/tmp/ipi 2>&1; done) & \
          sh /lab/load {SECONDS}; status=$?; wait; exit $status"
     );
-    let run = session.shell(&command, Duration::from_secs(SECONDS + 300))?;
+    let run = session.shell(&command, Duration::from_secs(SECONDS + 900))?;
     ensure!(
         run.outcome == Outcome::Exit(0),
         "The load ended with {:?}:\n{}{}",
