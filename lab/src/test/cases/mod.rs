@@ -5,6 +5,7 @@ mod crash;
 mod disk;
 mod isolation;
 mod memory;
+mod network;
 mod parent;
 mod soak;
 mod tmk;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
         tmk::CASES,
         isolation::CASES,
         vm::CASES,
+        network::CASES,
         disk::CASES,
         memory::CASES,
         boot::CASES,

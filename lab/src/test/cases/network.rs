@@ -1,0 +1,181 @@
+//! Networks of virtual machines: switches, adapters, and who reaches whom.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::vm::{PROMPT, console, create, create_another, remove};
+use super::{succeed, succeed_in};
+use crate::session::{Outcome, Session};
+use crate::test::{Case, Check, Setting, USUAL};
+
+const OLDEST: Setting = Setting { guest: "oldest", ..USUAL };
+const LIMIT: Duration = Duration::from_secs(120);
+
+pub const CASES: &[Case] = &[
+    Case { name: "vm::network-definitions", setting: USUAL, check: Check::Shared(definitions) },
+    Case { name: "vm::network-internal", setting: USUAL, check: Check::Shared(|s| internal(s, 2)) },
+    Case { name: "vm::network-oldest-guest", setting: OLDEST, check: Check::Shared(|s| internal(s, 1)) },
+    Case { name: "vm::network-private", setting: USUAL, check: Check::Shared(private) },
+    Case { name: "vm::network-vlans", setting: USUAL, check: Check::Shared(vlans) },
+    Case { name: "vm::network-guards", setting: USUAL, check: Check::Shared(guards) },
+];
+
+/// Deletes what an earlier, failed case left behind, and makes a switch.
+fn switch(session: &mut Session, kind: &str) -> Result<()> {
+    session.shell("for i in one two; do parterre vm stop $i --force; parterre vm delete $i; done", LIMIT)?;
+    session.shell("parterre switch delete lan", LIMIT)?;
+    succeed(session, &format!("parterre switch create lan {kind}")).map(drop)
+}
+
+/// Adds an adapter, starts the machine, and gives its interface the address 10.9.0.`host`.
+fn start(session: &mut Session, name: &str, host: u8, options: &str) -> Result<()> {
+    succeed(session, &format!("parterre vm network add {name} --switch lan {options}"))?;
+    succeed_in(session, &format!("parterre vm start {name}"), LIMIT)?;
+    let up = format!("ip link set eth0 up && ip address add 10.9.0.{host}/24 dev eth0");
+    guest(session, name, &up).map(drop)
+}
+
+/// Runs a command in a guest, which shall succeed.
+fn guest(session: &mut Session, name: &str, command: &str) -> Result<String> {
+    console(session, name, &[(PROMPT, &format!("{command}; echo ended-$?\n")), ("ended-0", ""), (PROMPT, "")])
+}
+
+fn definitions(session: &mut Session) -> Result<()> {
+    switch(session, "--type internal --address 10.9.0.1/24")?;
+    create(session, "one", 1)?;
+    succeed(session, "parterre switch list | grep lan | grep internal | grep -w working")?;
+    succeed(session, "parterre vm network add one --switch lan --mac 02:15:5d:00:00:01 --dhcp-guard")?;
+    succeed(session, "parterre vm network list one | grep 02:15:5d:00:00:01 | grep 'dhcp guard'")?;
+    succeed(session, "parterre switch show lan | grep 'Virtual machines: *one'")?;
+    for (wrong, why) in [
+        ("parterre switch create lan --type private", "already"),
+        ("parterre switch create wan --type external --interface none0", "no network interface none0"),
+        ("parterre switch create wan --type external", "--interface"),
+        ("parterre switch create wan --type internal --address 10.9.0.1", "prefix"),
+        ("parterre switch delete lan", "used by one"),
+        ("parterre vm network add one --switch wan", "no switch 'wan'"),
+        ("parterre vm network add one --switch lan --mac 02:15:5d:00:00:01", "already"),
+        ("parterre vm network add one --switch lan --mac 03:15:5d:00:00:01", "group"),
+        ("parterre vm network add one --switch lan --vlan 4095", "VLAN"),
+        ("parterre vm network remove one 02:15:5d:00:00:02", "no network adapter"),
+    ] {
+        let run = session.shell(wrong, LIMIT)?;
+        let refused = matches!(run.outcome, Outcome::Exit(status) if status != 0);
+        ensure!(
+            refused && run.stderr.contains(why),
+            "`{wrong}` ended with {:?}: {}",
+            run.outcome,
+            run.stderr
+        );
+    }
+    succeed(session, "parterre vm network remove one 02:15:5d:00:00:01 && parterre vm delete one")?;
+    succeed(session, "parterre switch delete lan && ! ip link | grep vsw").map(drop)
+}
+
+/// The parent and a guest reach one another, with large packets in both directions.
+fn internal(session: &mut Session, processors: u32) -> Result<()> {
+    switch(session, "--type internal --address 10.9.0.1/24")?;
+    create(session, "one", processors)?;
+    start(session, "one", 2, "")?;
+    guest(session, "one", "ping -c 3 10.9.0.1")?;
+    succeed(session, "ping -c 3 10.9.0.2")?;
+    // Four megabytes each way, compared.
+    succeed(session, "mkdir -p /tmp/www && dd if=/dev/urandom of=/tmp/www/there bs=1M count=4 2>/dev/null")?;
+    succeed(session, "httpd -p 10.9.0.1:8000 -h /tmp/www")?;
+    guest(
+        session,
+        "one",
+        "mkdir /tmp/www && wget -q -O /tmp/www/here http://10.9.0.1:8000/there && httpd -p 8000 -h /tmp/www",
+    )?;
+    succeed_in(
+        session,
+        "wget -q -O /tmp/back http://10.9.0.2:8000/here && cmp /tmp/www/there /tmp/back",
+        LIMIT,
+    )?;
+    succeed(session, "killall httpd; rm -r /tmp/www /tmp/back")?;
+    // Once more after the guest has started anew.
+    console(session, "one", &[(PROMPT, "reboot\n"), ("lab guest: userland", "")])?;
+    guest(
+        session,
+        "one",
+        "ip link set eth0 up && ip address add 10.9.0.2/24 dev eth0 && ping -c 3 10.9.0.1",
+    )?;
+    remove(session, "one")?;
+    succeed(session, "parterre switch delete lan && ! ip link | grep -E 'vsw|vnic'").map(drop)
+}
+
+/// Two guests reach one another; the parent reaches neither.
+fn private(session: &mut Session) -> Result<()> {
+    switch(session, "--type private")?;
+    create(session, "one", 1)?;
+    create_another(session, "two", 1)?;
+    start(session, "one", 2, "")?;
+    start(session, "two", 3, "")?;
+    guest(session, "two", "ping -c 3 10.9.0.2")?;
+    let bridge = succeed(session, "ip -o link | grep -o 'vsw[0-9a-f]*' | head -n 1")?;
+    let bridge = bridge.trim();
+    succeed(session, &format!("ip address add 10.9.0.1/24 dev {bridge}"))?;
+    succeed(session, "! ping -c 2 -W 2 10.9.0.2")?;
+    guest(session, "two", "! ping -c 2 -W 2 10.9.0.1")?;
+    remove(session, "two")?;
+    remove(session, "one")?;
+    succeed(session, "parterre switch delete lan").map(drop)
+}
+
+/// Guests in different VLANs of a switch, and isolated ones, do not reach one another.
+fn vlans(session: &mut Session) -> Result<()> {
+    switch(session, "--type internal --address 10.9.0.1/24")?;
+    for (one, two, reached) in
+        [("--vlan 5", "--vlan 5", true), ("--vlan 5", "--vlan 6", false), ("--isolated", "--isolated", false)]
+    {
+        create(session, "one", 1)?;
+        create_another(session, "two", 1)?;
+        start(session, "one", 2, one)?;
+        start(session, "two", 3, two)?;
+        guest(session, "two", if reached { "ping -c 3 10.9.0.2" } else { "! ping -c 2 -W 2 10.9.0.2" })?;
+        // The parent is where no tags are.
+        guest(
+            session,
+            "two",
+            if two == "--isolated" { "ping -c 3 10.9.0.1" } else { "! ping -c 2 -W 2 10.9.0.1" },
+        )?;
+        remove(session, "two")?;
+        remove(session, "one")?;
+    }
+    succeed(session, "parterre switch delete lan").map(drop)
+}
+
+/// A guest keeps its address, and is no DHCP server behind the guard.
+fn guards(session: &mut Session) -> Result<()> {
+    switch(session, "--type internal --address 10.9.0.1/24")?;
+    create(session, "one", 1)?;
+    start(session, "one", 2, "--mac 02:15:5d:00:00:01 --dhcp-guard")?;
+    guest(
+        session,
+        "one",
+        "ip link set eth0 down; ! ip link set eth0 address 02:15:5d:00:00:09; ip link set eth0 up",
+    )?;
+    guest(session, "one", "ip link show eth0 | grep 02:15:5d:00:00:01")?;
+    // What comes from a DHCP server's port does not come through; what comes from another does.
+    for (port, through) in [(67, false), (5000, true)] {
+        succeed(session, "rm -f /tmp/heard; (timeout 20 nc -u -l -p 5001 > /tmp/heard &)")?;
+        guest(
+            session,
+            "one",
+            &format!("for i in 1 2 3; do echo heard | nc -u -w 1 -p {port} 10.9.0.1 5001; done; true"),
+        )?;
+        let expected = if through { "grep heard /tmp/heard" } else { "! grep heard /tmp/heard" };
+        succeed(session, expected)?;
+    }
+    remove(session, "one")?;
+    create(session, "one", 1)?;
+    start(session, "one", 2, "--mac-spoofing")?;
+    guest(
+        session,
+        "one",
+        "ip link set eth0 down && ip link set eth0 address 02:15:5d:00:00:09 && ip link set eth0 up && ping -c 3 10.9.0.1",
+    )?;
+    remove(session, "one")?;
+    succeed(session, "parterre switch delete lan").map(drop)
+}
