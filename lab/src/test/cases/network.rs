@@ -1,10 +1,11 @@
 //! Networks of virtual machines: switches, adapters, and who reaches whom.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::vm::{PROMPT, console, create, create_another, remove};
+use super::vm::{PROMPT, USERLAND, console, create, create_another, remove};
 use super::{succeed, succeed_in};
 use crate::session::{Outcome, Session};
 use crate::test::{Case, Check, Setting, USUAL};
@@ -36,9 +37,12 @@ fn start(session: &mut Session, name: &str, host: u8, options: &str) -> Result<(
     guest(session, name, &up).map(drop)
 }
 
-/// Runs a command in a guest, which shall succeed.
+/// Runs a command in a guest, which shall succeed. The console repeats what was said before, so each end has its number.
 fn guest(session: &mut Session, name: &str, command: &str) -> Result<String> {
-    console(session, name, &[(PROMPT, &format!("{command}; echo ended-$?\n")), ("ended-0", ""), (PROMPT, "")])
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let command = format!("{command}; echo ended-{number}-$?\n");
+    console(session, name, &[(PROMPT, &command), (&format!("ended-{number}-0"), ""), (PROMPT, "")])
 }
 
 fn definitions(session: &mut Session) -> Result<()> {
@@ -95,7 +99,8 @@ fn internal(session: &mut Session, processors: u32) -> Result<()> {
     )?;
     succeed(session, "killall httpd; rm -r /tmp/www /tmp/back")?;
     // Once more after the guest has started anew.
-    console(session, "one", &[(PROMPT, "reboot\n"), ("lab guest: userland", "")])?;
+    let again = "echo again-$((6 * 7)); reboot\n";
+    console(session, "one", &[(PROMPT, again), ("again-42", ""), (USERLAND, ""), (PROMPT, "")])?;
     guest(
         session,
         "one",
