@@ -201,7 +201,7 @@ impl<M: Machine> Run<'_, M> {
                     return Some(end);
                 }
             }
-            if self.inner.activity == Activity::Idle && self.interrupt().is_some() {
+            if self.inner.activity == Activity::Idle && self.is_requested() {
                 self.inner.activity = Activity::Active;
             }
             if self.inner.activity == Activity::Active {
@@ -230,13 +230,24 @@ impl<M: Machine> Run<'_, M> {
     fn has_work(&self) -> bool {
         let incoming = &self.vp.incoming;
         let startup = incoming.startup_pending();
+        let interrupted = match self.inner.activity {
+            Activity::Halted => self.interrupts_enabled() && self.interrupt().is_some(),
+            Activity::Idle => self.is_requested(),
+            _ => false,
+        };
         let waits = matches!(self.inner.activity, Activity::Halted | Activity::Idle);
-        let takes = self.inner.activity == Activity::Idle || self.interrupts_enabled();
         let schedule = &self.vp.schedule;
         startup
             || schedule.has_timer()
             || schedule.is_awaited()
-            || waits && (incoming.nmi_pending() || takes && self.interrupt().is_some())
+            || waits && incoming.nmi_pending()
+            || interrupted
+    }
+
+    /// Whether an interrupt has come, whatever holds it up: that ends the guest's idling (TLFS "Virtual Processor Idle Sleep
+    /// State"), which a handler of the same or a higher priority may have begun.
+    fn is_requested(&self) -> bool {
+        self.ext_int().is_some() || self.vp.incoming.highest_request().is_some()
     }
 
     fn interrupts_enabled(&self) -> bool {

@@ -464,6 +464,27 @@ fn an_idle_processor_is_woken_by_an_interrupt_that_it_cannot_take() {
     assert_eq!(rig.cpu().dispatch(id, 1), BLOCKED);
 }
 
+/// A handler that idles, as it does when it waits for a lock, is woken by what its own priority holds up.
+#[test]
+fn an_idle_handler_is_woken_by_an_interrupt_of_its_own_priority() {
+    let mut rig = Rig::new();
+    let (id, scripts) = guest(&mut rig, 2);
+    let script = &scripts[1];
+    rig.hv.child(id).unwrap().vp(1).unwrap().incoming.post_fixed(0x6F, false);
+    script.exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 1), READY);
+    assert_eq!(script.take_delivered(), [Event::Interrupt(0x6F)]);
+    script.code(|vcpu| {
+        vcpu.set(Reg::Rflags, 2);
+        Flow::Exit(Exit::ReadMsr { msr: msr::GUEST_IDLE, length: Some(2) })
+    });
+    assert_eq!(rig.cpu().dispatch(id, 1), BLOCKED);
+    assert_eq!(call(&mut rig, id, &scripts[0], IPI, &[0x60, 2]).status(), HvStatus::SUCCESS);
+    assert_eq!(rig.cpu().take_signals(), [(id, 1)]);
+    script.exit(Exit::Pause);
+    assert_eq!(rig.cpu().dispatch(id, 1), READY);
+}
+
 #[test]
 fn registers_of_time_and_crash() {
     let mut rig = Rig::new();
