@@ -8,6 +8,7 @@ use super::start::add_guest;
 use super::{Row, bare, side};
 use crate::boxes::BoxSpec;
 use crate::media::Wish;
+use crate::progress;
 use crate::session::Session;
 
 const BOOT: Duration = Duration::from_secs(180);
@@ -59,7 +60,7 @@ fn worker_of(session: &mut Session, command: &str, process: &str) -> Result<f64>
          /tmp/console && break; sleep 0.3; done; cat /proc/$(pidof {process} | cut -d' ' -f1)/smaps; \
          killall -q -9 {process}"
     );
-    let run = session.shell(&script, LIMIT)?;
+    let run = progress::step("Looking at a running guest's worker", |_| session.shell(&script, LIMIT))?;
     besides_the_largest(&run.stdout)
         .with_context(|| format!("The worker is not there ({:?}): {}", run.outcome, run.stderr))
 }

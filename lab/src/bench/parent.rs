@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use super::{Row, bare, side};
 use crate::boxes::BoxSpec;
 use crate::media::Wish;
+use crate::progress;
 use crate::session::Session;
 
 const BOOT: Duration = Duration::from_secs(300);
@@ -47,7 +48,7 @@ fn best(spec: &BoxSpec, wish: &Wish) -> Result<f64> {
     let script = format!(
         "for n in $(seq {TIMES}); do begun=$(lab-agent --clock); {JOB}; echo took $(($(lab-agent --clock) - begun)); done"
     );
-    let run = session.shell(&script, LIMIT)?;
+    let run = progress::step(&format!("Doing the job {TIMES} times"), |_| session.shell(&script, LIMIT))?;
     let times = run.stdout.lines().filter_map(|line| line.strip_prefix("took ")?.trim().parse::<f64>().ok());
     let best = times.reduce(f64::min);
     let best = best.with_context(|| format!("The job ended with {:?}: {}", run.outcome, run.stderr))?;

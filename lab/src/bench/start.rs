@@ -9,6 +9,7 @@ use super::{Row, bare, side};
 use crate::boxes::BoxSpec;
 use crate::guest;
 use crate::media::Wish;
+use crate::progress;
 use crate::rootfs::Extras;
 use crate::session::Session;
 
@@ -56,10 +57,14 @@ pub fn add_guest(extras: &mut Extras) -> Result<()> {
 fn best(wish: &Wish, command: &str) -> Result<f64> {
     let spec = BoxSpec { memory: 3072, ..BoxSpec::default() };
     let mut session = Session::start(&spec, wish, BOOT)?;
-    let mut times = Vec::new();
-    for _ in 0..TIMES {
-        times.push(once(&mut session, command)?);
-    }
+    let times = progress::step(&format!("Starting a guest {TIMES} times"), |step| {
+        let mut times = Vec::new();
+        for time in 1..=TIMES {
+            step.at(&format!("{time} of {TIMES}"));
+            times.push(once(&mut session, command)?);
+        }
+        Ok(times)
+    })?;
     times.into_iter().reduce(f64::min).context("Nothing was measured.")
 }
 
