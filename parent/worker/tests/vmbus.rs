@@ -132,11 +132,15 @@ impl Guest {
     }
 
     fn connect(&mut self) -> OfferChannel {
+        self.connect_as(Version::WIN10_V5_3, 2)
+    }
+
+    fn connect_as(&mut self, version: Version, interrupt_page_or_target: u64) -> OfferChannel {
         self.post(&InitiateContact {
             header: Header::new(MessageType::INITIATE_CONTACT),
-            version: Version::WIN10_V5_3,
+            version,
             target_vp: 0,
-            interrupt_page_or_target: 2,
+            interrupt_page_or_target,
             monitor_page1: 0,
             monitor_page2: 0,
         });
@@ -234,6 +238,32 @@ fn a_guest_connects_talks_and_says_goodbye() {
     guest.post(&Header::new(MessageType::UNLOAD));
     guest.message::<Header>(MessageType::UNLOAD_RESPONSE);
     assert_eq!((guest.bus.version(), guest.live.load(Ordering::SeqCst)), (None, 0));
+}
+
+#[test]
+fn the_oldest_guests_share_one_event_and_an_interrupt_page() {
+    const PAGE: u64 = 0x20_0000;
+    let mut guest = Guest::new();
+    let offer = guest.connect_as(Version::WS2008, PAGE);
+    let (channel, dedicated) = (offer.channel_id, offer.is_dedicated);
+    assert_eq!(dedicated, 0);
+    let (mut out, mut incoming) = guest.open(channel);
+    guest.partition.take_events();
+    let head = Head { packet_type: PacketType::DATA_INBAND, transaction_id: 7, completion_requested: true };
+    assert_eq!(out.write_raw(head, &[], &[b"old"]), Ok(Written::Done));
+    assert!(out.finish().unwrap());
+    // An event without a bit is for nobody.
+    let signal = SynicCall::Signal { connection: 2, flag: 0 };
+    assert_eq!(guest.bus.call(&signal), HvStatus::SUCCESS);
+    guest.memory.slice(PAGE + 2048, 1).unwrap().copy_from(&[1u8 << channel]);
+    assert_eq!(guest.bus.call(&signal), HvStatus::SUCCESS);
+    assert_eq!(receive(&mut incoming).transaction_id, 7);
+    guest.wait_until("no signal", || guest.partition.take_events().contains(&(0, 2, 0)));
+    let mut bytes = [0u8; 1];
+    guest.memory.slice(PAGE, 1).unwrap().copy_to(&mut bytes);
+    assert_eq!(bytes, [1 << channel]);
+    guest.memory.slice(PAGE + 2048, 1).unwrap().copy_to(&mut bytes);
+    assert_eq!(bytes, [0]);
 }
 
 #[test]
