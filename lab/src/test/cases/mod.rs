@@ -10,6 +10,7 @@ mod parent;
 mod soak;
 mod tmk;
 mod vm;
+mod vmbus;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         tmk::CASES,
         isolation::CASES,
         vm::CASES,
+        vmbus::CASES,
         network::CASES,
         disk::CASES,
         memory::CASES,
