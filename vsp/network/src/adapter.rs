@@ -1,6 +1,5 @@
 //! The adapter: what its channels share, and how it is offered.
 
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -233,13 +232,5 @@ impl Device for Adapter {
         let channel = Channel::new(self.shared.clone(), index);
         self.shared.set_open(index, true)?;
         Ok(Box::new(channel))
-    }
-}
-
-/// Whether a descriptor is the one of a queue; the worker names it in its log.
-impl std::fmt::Debug for Adapter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let descriptors: Vec<_> = self.shared.lanes.iter().map(|lane| lane.wire.as_fd()).collect();
-        f.debug_struct("Adapter").field("instance", &self.instance).field("queues", &descriptors).finish()
     }
 }
