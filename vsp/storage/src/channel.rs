@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parterre_vmbus_server::ring::Segment;
 use parterre_vmbus_server::{
@@ -27,8 +28,10 @@ use crate::scsi::{self, Command, Sense, inquiry};
 
 /// Most requests at a time.
 const DEPTH: usize = 256;
-/// Most packets taken in one run before what was started is looked at.
+/// Most packets taken before what was started is looked at.
 const BATCH: usize = 64;
+/// Most batches in a run: a guest that never ends must not keep the channel from being closed.
+const MAX_ROUNDS: u32 = 32;
 
 /// Names a packet until it is answered.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct Channel {
     waiting: VecDeque<(Envelope, Packet)>,
     /// A reset that is answered when nothing is under way.
     reset: Option<Envelope>,
+    /// The last run stopped in the middle.
+    again: bool,
     /// Kept from run to run, so that they are not allocated again.
     packet: parterre_vmbus_server::Packet,
     done: Vec<Completion>,
@@ -107,6 +112,7 @@ impl Channel {
             free: (0..DEPTH as u32).rev().collect(),
             waiting: VecDeque::new(),
             reset: None,
+            again: false,
             packet: Default::default(),
             done: Vec::new(),
             segments: Vec::new(),
@@ -447,7 +453,8 @@ fn gather(buffer: &Buffer, step: &Step, block: u32, segments: &mut Vec<Segment>)
 
 impl Handler for Channel {
     fn run(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
-        loop {
+        self.again = false;
+        for _ in 0..MAX_ROUNDS {
             self.reap(queue)?;
             if !self.send_waiting(queue)? {
                 return Ok(());
@@ -460,13 +467,19 @@ impl Handler for Channel {
             if !more && !ended {
                 return Ok(());
             }
+            queue.flush()?;
         }
+        self.again = true;
+        Ok(())
     }
 
     fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
         self.engine.wait(wait);
         if self.negotiation.is_some() {
             wait.readable(&self.shared.waker);
+        }
+        if self.again {
+            wait.until(Instant::now());
         }
     }
 }

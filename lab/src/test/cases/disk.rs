@@ -121,7 +121,7 @@ fn comes_and_goes(session: &mut Session) -> Result<()> {
     let gone = in_guest(session, "plug", &format!("{}; ls /sys/block", until("[ ! -e /sys/block/sdb ]")))?;
     ensure!(!gone.contains("sdb"), "The disk that was removed is still there: {gone}");
     // Nobody holds its file any more.
-    succeed(session, "flock -n /tmp/second.img true")?;
+    succeed(session, "! ls -l /proc/$(pidof vmwp)/fd | grep second.img")?;
     remove(session, "plug")
 }
 
