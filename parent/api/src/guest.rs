@@ -148,6 +148,16 @@ pub enum GuestRequest {
     Thaw,
     /// Set the guest's clock now.
     SyncTime,
+    /// Type a text on the guest's keyboard.
+    Type {
+        /// The text: what a keyboard with the layout of the United States writes.
+        text: String,
+    },
+    /// Press keys, those of each chord together: `ctrl-alt-del`.
+    Press {
+        /// One after the other.
+        chords: Vec<String>,
+    },
     /// Copy a file: after [`GuestAnswer::Ready`] its bytes follow, then comes the answer. A connection that closes before
     /// gives the copy up.
     CopyFile(FileTarget),

@@ -180,6 +180,24 @@ pub enum GuestCommand {
         /// Name or id.
         name: String,
     },
+    /// Type a text on the guest's keyboard, as one with the layout of the United States writes it.
+    Type {
+        /// Name or id.
+        name: String,
+        /// The text.
+        text: String,
+        /// Press the enter key after it.
+        #[arg(long)]
+        enter: bool,
+    },
+    /// Press keys on the guest's keyboard, those of each argument together: ctrl-alt-del, alt-sysrq-s, f2.
+    Press {
+        /// Name or id.
+        name: String,
+        /// Keys that are held together.
+        #[arg(required = true, value_name = "KEYS")]
+        chords: Vec<String>,
+    },
     /// Set the guest's clock by the parent's, now.
     SyncTime {
         /// Name or id.

@@ -144,6 +144,29 @@ fn services_come_and_go_and_say_how_they_are() {
 }
 
 #[test]
+fn keys_are_pressed_when_there_is_a_keyboard() {
+    let rig = Rig::new("keys");
+    let type_text = |text: &str| rig.ask(&GuestRequest::Type { text: text.into() });
+    assert!(matches!(type_text("x"), GuestAnswer::Failed { code: ErrorCode::Conflict, .. }));
+    let keyboard = {
+        let offers = rig.bus.offers.lock().unwrap();
+        let named = |device: &&Arc<dyn Device>| device.offer().interface.to_string().starts_with("f912ad6d");
+        offers.iter().flatten().find(named).cloned().unwrap()
+    };
+    let memory = FakeGuest::new();
+    let mut channel = memory.open(&*keyboard, 0).unwrap();
+    channel.post(1, &[1, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+    channel.run().unwrap();
+    assert_eq!(channel.receive_all().len(), 1);
+    assert_eq!(type_text("ab"), GuestAnswer::Done);
+    let chords = vec!["ctrl-alt-del".into(), "enter".into()];
+    assert_eq!(rig.ask(&GuestRequest::Press { chords }), GuestAnswer::Done);
+    channel.run().unwrap();
+    assert_eq!(channel.receive_all().len(), 12);
+    assert!(matches!(type_text("é"), GuestAnswer::Failed { code: ErrorCode::BadRequest, .. }));
+}
+
+#[test]
 fn orders_wait_for_the_guest_and_nobody_else_does() {
     let rig = Rig::new("orders");
     let shutdown = GuestRequest::Shutdown(ShutdownRequest::default());

@@ -45,6 +45,15 @@ pub fn run(runtime: &Runtime, client: &Client, command: GuestCommand, json: bool
             freeze::thaw(&service, &name)?;
             done(json, &format!("{name}: thawed\n"))
         }
+        GuestCommand::Type { name, mut text, enter } => {
+            text.push_str(if enter { "\n" } else { "" });
+            socket::ask(&service.running(&name)?, &GuestRequest::Type { text })?;
+            done(json, &format!("{name}: typed\n"))
+        }
+        GuestCommand::Press { name, chords } => {
+            socket::ask(&service.running(&name)?, &GuestRequest::Press { chords })?;
+            done(json, &format!("{name}: pressed\n"))
+        }
         GuestCommand::SyncTime { name } => {
             socket::ask(&service.running(&name)?, &GuestRequest::SyncTime)?;
             done(json, &format!("{name}: the guest's clock is being set\n"))

@@ -24,6 +24,7 @@ use parterre_vsp_ic::kvp::{Item, KeyValue};
 use parterre_vsp_ic::shutdown::Shutdown;
 use parterre_vsp_ic::timesync::{Clock, TimeSync};
 use parterre_vsp_ic::vss::Backup;
+use parterre_vsp_input::Keyboard;
 use parterre_vsp_socket::Sockets;
 use uuid::Uuid;
 
@@ -73,6 +74,7 @@ pub struct Guest {
     items: Component<KeyValue>,
     backup: Component<Backup>,
     copy: Component<FileCopy>,
+    keyboard: Keyboard,
     sockets: Sockets,
     partition: Current,
     offers: Mutex<Offers>,
@@ -110,6 +112,7 @@ impl Guest {
             items: Component::new(KeyValue::new(facts(id, &settings.name), items))?,
             backup: Component::new(Backup::default())?,
             copy: Component::new(FileCopy::default())?,
+            keyboard: Keyboard::new()?,
             sockets: Sockets::new(),
             partition,
             offers: Mutex::new(Offers { enabled, ..Offers::default() }),
@@ -178,6 +181,9 @@ impl Guest {
 impl Attachment for Guest {
     fn attach(&self, bus: Arc<dyn Bus>, partition: Arc<dyn Partition>) {
         *lock(&self.partition) = Some(partition);
+        if let Err(error) = bus.offer(Arc::new(self.keyboard.clone())) {
+            log_line(format_args!("no keyboard: {error}"));
+        }
         let mut offers = lock(&self.offers);
         offers.bus = Some(bus);
         offers.offered.clear();

@@ -12,6 +12,8 @@ use parterre_vsp_ic::kvp::{Addresses, Item, Pool};
 use parterre_vsp_ic::shutdown::Action;
 use parterre_vsp_ic::vss::Thawed;
 use parterre_vsp_ic::{Component, Failure, Protocol, Reply};
+use parterre_vsp_input::State;
+use parterre_vsp_input::keys::{self, Stroke};
 use parterre_vsp_socket::ConnectError;
 
 use super::server::{answer_line, send};
@@ -106,6 +108,16 @@ impl Guest {
                 Ok(thawed) => GuestAnswer::Thawed { was_frozen: thawed == Thawed::WasFrozen },
                 Err(failure) => failed(&failure),
             },
+            GuestRequest::Type { text } => match keys::text(&text) {
+                Ok(strokes) => self.press(&strokes),
+                Err(character) => wrong_keys(format!("no key writes '{}'", character.escape_default())),
+            },
+            GuestRequest::Press { chords } => {
+                match chords.iter().map(|chord| keys::chord(chord)).collect::<Result<Vec<_>, _>>() {
+                    Ok(strokes) => self.press(&strokes.concat()),
+                    Err(message) => wrong_keys(message),
+                }
+            }
             GuestRequest::SyncTime => {
                 self.time_went_on();
                 GuestAnswer::Done
@@ -113,6 +125,17 @@ impl Guest {
             // The others were taken by `carry_out`.
             _ => GuestAnswer::Status(self.status()),
         }
+    }
+
+    fn press(&self, strokes: &[Stroke]) -> GuestAnswer {
+        if self.keyboard.press(strokes) {
+            return GuestAnswer::Done;
+        }
+        let message = match self.keyboard.state() {
+            State::Ready => "the guest has not taken what was typed before, or the text is too long",
+            _ => "the guest does not use its keyboard (its driver is not loaded)",
+        };
+        GuestAnswer::Failed { code: ErrorCode::Conflict, message: message.into() }
     }
 
     fn shut_down(&self, request: &ShutdownRequest) -> GuestAnswer {
@@ -165,6 +188,10 @@ impl Guest {
             send(&again, &no_connection(error.to_string()));
         }
     }
+}
+
+fn wrong_keys(message: String) -> GuestAnswer {
+    GuestAnswer::Failed { code: ErrorCode::BadRequest, message }
 }
 
 fn no_connection(message: String) -> GuestAnswer {
