@@ -83,8 +83,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// Writes the ACPI PM1 control registers with `sleep_type_a`, `sleep_type_b` and SLP_EN; returns if the machine
     /// goes on.
     fn enter_sleep(&self, sleep_type_a: u8, sleep_type_b: u8);
-    /// Restarts the machine.
-    fn reset(&self) -> !;
+    /// Restarts the machine, after saying why.
+    fn reset(&self, why: core::fmt::Arguments<'_>) -> !;
     /// Sets whether the parent's writes of the x2APIC ICR are intercepted (on every processor, from the next entry).
     fn intercept_icr(&self, intercept: bool);
 }

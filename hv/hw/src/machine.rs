@@ -189,7 +189,8 @@ impl<V: Vendor> Machine for Pc<V> {
         power::enter_sleep(&self.power, sleep_type_a, sleep_type_b);
     }
 
-    fn reset(&self) -> ! {
+    fn reset(&self, why: core::fmt::Arguments<'_>) -> ! {
+        log::info!("the machine is reset: {why}");
         power::reset(&self.power)
     }
 

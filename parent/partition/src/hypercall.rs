@@ -34,6 +34,8 @@ pub struct Hypercall {
 }
 
 /// A message or an event of the guest's for the worker.
+// It lives on the stack of the thread that took the exit; a box would be an allocation for each message.
+#[expect(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SynicCall {
     /// `HvCallPostMessage`.

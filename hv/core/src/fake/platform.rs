@@ -258,7 +258,7 @@ impl Machine for FakeMachine {
         *self.0.sleep.get() = Some((sleep_type_a, sleep_type_b));
     }
 
-    fn reset(&self) -> ! {
+    fn reset(&self, _: core::fmt::Arguments<'_>) -> ! {
         panic_any(String::from("the machine was reset"))
     }
 

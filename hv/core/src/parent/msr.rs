@@ -133,7 +133,9 @@ impl<M: Machine> ParentVp<M> {
                 }
             }
             msr::HYPERCALL => self.set_hypercall_page(value)?,
-            msr::RESET if value & 1 != 0 => self.hv.machine.reset(),
+            msr::RESET if value & 1 != 0 => {
+                self.hv.machine.reset(format_args!("the parent wrote the reset register"))
+            }
             msr::RESET => {}
             msr::REFERENCE_TSC => {
                 let enabled = fixed_page(value, parent.reference_tsc_page.number())?;

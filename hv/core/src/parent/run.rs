@@ -131,7 +131,7 @@ impl<M: Machine> ParentVp<M> {
                 events::invalid_opcode(&mut self.vcpu);
             }
             Exit::Io(_) | Exit::Exception { .. } => {}
-            Exit::Shutdown => self.hv.machine.reset(),
+            Exit::Shutdown => self.shut_down(),
             Exit::Failed(code) => self.failed(code),
         }
     }
@@ -151,6 +151,16 @@ impl<M: Machine> ParentVp<M> {
                 self.lp.index,
             );
         }
+    }
+
+    /// A fault while a double fault was being delivered: a processor without a hypervisor would reset the machine.
+    fn shut_down(&self) -> ! {
+        let [rip, cr2, cr3] = [Reg::Rip, Reg::Cr2, Reg::Cr3].map(|register| self.vcpu.get(register));
+        let rsp = self.vcpu.gprs()[gpr::RSP];
+        self.hv.machine.reset(format_args!(
+            "a triple fault of the parent on processor {} at RIP {rip:#x}, RSP {rsp:#x}, CR2 {cr2:#x}, CR3 {cr3:#x}",
+            self.lp.index,
+        ))
     }
 
     /// Passes over the exiting instruction.
