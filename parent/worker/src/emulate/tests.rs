@@ -296,7 +296,6 @@ fn io(bench: &Bench, write: bool, size: u8, code: &[u8], length: u8) -> IoPort {
         rep: code.contains(&0xF3),
         rax: bench.get(Register::Rax),
         bytes: InstructionBytes::new(code),
-        ..IoPort::default()
     }
 }
 
