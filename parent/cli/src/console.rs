@@ -71,7 +71,9 @@ fn pass(mut stream: &UnixStream) -> io::Result<End> {
         let input = if input_open { PollFlags::IN } else { PollFlags::empty() };
         let terminal = io::stdin();
         let mut fds = [PollFd::new(stream, PollFlags::IN), PollFd::new(&terminal, input)];
-        match poll(&mut fds, None) {
+        // Input that is closed would be reported for ever.
+        let watched = if input_open { &mut fds[..] } else { &mut fds[..1] };
+        match poll(watched, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,
         };

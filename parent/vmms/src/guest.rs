@@ -63,8 +63,9 @@ impl Manager {
     async fn ask_guest(&self, name: &str, request: &GuestRequest) -> Result<GuestAnswer> {
         let vm = self.show(name)?;
         let VmState::Running { .. } = vm.status else {
+            let remedy = if let VmState::Paused { .. } = vm.status { "resume" } else { "start" };
             return Err(Error::Conflict(format!(
-                "virtual machine '{}' is {}; it has to run for that: `parterre vm start {0}`",
+                "virtual machine '{}' is {}; it has to run for that: `parterre vm {remedy} {0}`",
                 vm.settings.name,
                 vm.status.word().to_lowercase()
             )));

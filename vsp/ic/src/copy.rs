@@ -89,9 +89,11 @@ impl Destination {
     /// The body of the message that starts the copy.
     fn message(&self) -> Result<StartMessage, Failure> {
         let invalid = |what: &str| Failure::Invalid(format!("'{}' {what}", self.path.escape_default()));
-        let Some((directory, file)) = self.path.rsplit_once(['/', '\\']) else {
+        let Some(end) = self.path.rfind(['/', '\\']) else {
             return Err(invalid("is not an absolute path in the guest"));
         };
+        // Linux's daemon makes the directories that have a slash behind them.
+        let (directory, file) = self.path.split_at(end + 1);
         if file.is_empty() || self.path.contains('\0') {
             return Err(invalid("does not name a file"));
         }

@@ -362,6 +362,7 @@ fn a_file_arrives_in_pieces() {
     assert_eq!((asked.body().len(), asked.body()[0]), (1088, 0));
     assert_eq!(asked.body()[36..40], [b'f', 0, b'i', 0]);
     assert_eq!(asked.body()[556..560], [b'/', 0, b't', 0]);
+    assert_eq!(asked.body()[556 + 16..556 + 20], [b'/', 0, 0, 0], "the directory ends with a slash");
     assert_eq!((u32_at(asked.body(), 1076), u32_at(asked.body(), 1080)), (2, 7000));
     bench.answer(asked, 0);
     for (offset, size) in [(0, PIECE), (PIECE, 7000 - PIECE)] {

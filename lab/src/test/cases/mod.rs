@@ -3,6 +3,7 @@
 mod boot;
 mod crash;
 mod disk;
+mod integration;
 mod isolation;
 mod memory;
 mod network;
@@ -29,9 +30,10 @@ pub fn all() -> Vec<Case> {
         tmk::CASES,
         isolation::CASES,
         vm::CASES,
-        vmbus::CASES,
-        network::CASES,
         disk::CASES,
+        vmbus::CASES,
+        integration::CASES,
+        network::CASES,
         memory::CASES,
         boot::CASES,
         crash::CASES,
