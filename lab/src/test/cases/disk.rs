@@ -1,6 +1,7 @@
 //! Disks of virtual machines: SCSI over VMBus, by the guest's own driver.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -49,11 +50,15 @@ fn remove(session: &mut Session, name: &str) -> Result<()> {
     succeed(session, &format!("parterre vm stop {name} --force; parterre vm delete {name}")).map(drop)
 }
 
-/// Runs a line in the guest; returns what it printed between two marks.
+/// Runs a line in the guest; returns what it printed between two marks. The marks are new each time: a console shows
+/// what was said before.
 fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     // The echo of the line holds the marks in two parts, its output in one.
-    let whole = format!("echo; echo be''gin; {line}; echo fin''ish\n");
-    let steps = [("", "\n"), (PROMPT, whole.as_str()), ("finish", "")];
+    let whole = format!("echo; echo be''gin-{number}-; {line}; echo fin''ish-{number}-\n");
+    let (begin, finish) = (format!("begin-{number}-"), format!("finish-{number}-"));
+    let steps = [("", "\n"), (PROMPT, whole.as_str()), (finish.as_str(), "")];
     let run = session.converse(&format!("parterre vm console {name}"), &steps, BOOT)?;
     ensure!(
         run.steps == steps.len(),
@@ -62,8 +67,8 @@ fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
         run.stdout,
         run.stderr
     );
-    let said = run.stdout.rsplit_once("begin").context("no mark")?.1;
-    Ok(said.split("finish").next().unwrap_or_default().trim().replace('\r', ""))
+    let said = run.stdout.rsplit_once(&begin).context("The console lost the beginning of an answer.")?.1;
+    Ok(said.split(&finish).next().unwrap_or_default().trim().replace('\r', ""))
 }
 
 /// A hash of the file's first MiB.
