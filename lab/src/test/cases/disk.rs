@@ -71,8 +71,10 @@ fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
     Ok(said.split(&finish).next().unwrap_or_default().trim().replace('\r', ""))
 }
 
-/// A hash of the file's first MiB.
-const HASH: &str = "dd bs=64k count=16 2>/dev/null | sha256sum | cut -c1-64";
+/// A command that prints a hash of the first MiB of what another prints.
+fn hash(of: &str) -> String {
+    format!("{of} | head -c 1048576 | sha256sum | cut -c1-64")
+}
 
 fn verified(session: &mut Session) -> Result<()> {
     succeed(session, "truncate -s 64M /tmp/verified.img")?;
@@ -89,16 +91,18 @@ fn verified(session: &mut Session) -> Result<()> {
         "disk",
         &format!(
             "dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; dd if=/tmp/data of=/dev/sda bs=4k seek=256 conv=fsync \
-             2>/dev/null; blkdiscard -o 8388608 -l 1048576 /dev/sda 2>/dev/null; {HASH} </tmp/data"
+             2>/dev/null; blkdiscard -o 8388608 -l 1048576 /dev/sda 2>/dev/null; {}",
+            hash("cat /tmp/data")
         ),
     )?;
-    let found = succeed(session, &format!("tail -c +1048577 /tmp/verified.img | {HASH}"))?;
+    let found = succeed(session, &hash("tail -c +1048577 /tmp/verified.img"))?;
     ensure!(wrote.len() == 64 && wrote == found.trim(), "The guest wrote {wrote}, the file holds {found}");
     let again = in_guest(
         session,
         "disk",
         &format!(
-            "echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/sda bs=1M skip=1 count=1 2>/dev/null | {HASH}"
+            "echo 3 >/proc/sys/vm/drop_caches; {}",
+            hash("dd if=/dev/sda bs=1M skip=1 count=1 2>/dev/null")
         ),
     )?;
     ensure!(again == wrote, "The guest reads {again} after it wrote {wrote}.");
@@ -190,13 +194,14 @@ fn power_cut(mut wish: Wish) -> Result<()> {
     start(&mut session, "cut", &["/data/disk.img"])?;
     let line = format!(
         "{}; dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; dd if=/tmp/data of=/dev/sda bs=64k conv=fsync 2>/dev/null; \
-         {HASH} </tmp/data",
-        until("[ -b /dev/sda ]")
+         {}",
+        until("[ -b /dev/sda ]"),
+        hash("cat /tmp/data")
     );
     let wrote = in_guest(&mut session, "cut", &line)?;
     session.machine().kill();
     let mut session = Session::start(&spec, &wish, BOOT)?;
-    let found = succeed_in(&mut session, &format!("{HASH} </data/disk.img"), BOOT)?;
+    let found = succeed_in(&mut session, &hash("cat /data/disk.img"), BOOT)?;
     ensure!(wrote == found.trim(), "The guest flushed {wrote}; after the power cut there is {found}");
     Ok(())
 }
