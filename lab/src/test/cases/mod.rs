@@ -43,7 +43,7 @@ pub fn all() -> Vec<Case> {
 
 /// Those that take many minutes.
 pub fn long() -> Vec<Case> {
-    [memory::LONG, soak::LONG].concat()
+    [memory::LONG, network::LONG, soak::LONG].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.
