@@ -30,7 +30,6 @@ pub fn all() -> Vec<Case> {
         tmk::CASES,
         isolation::CASES,
         vm::CASES,
-        disk::CASES,
         vmbus::CASES,
         integration::CASES,
         network::CASES,
@@ -41,9 +40,9 @@ pub fn all() -> Vec<Case> {
     .concat()
 }
 
-/// Those that take many minutes.
+/// Those that take many minutes, and those under which boxes reset (see "What works" in README).
 pub fn long() -> Vec<Case> {
-    [memory::LONG, network::LONG, soak::LONG].concat()
+    [disk::CASES, memory::LONG, network::LONG, soak::LONG].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.
