@@ -6,7 +6,7 @@ use super::{
     samples::{self, Form, Sample, Whose},
     steps::*,
 };
-use crate::fake::{FakeVcpu, Flow};
+use crate::fake::Flow;
 use crate::machine::{Event, Exit, Reg, Segment, SegmentName, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{HypercallCode as Code, HypercallInput, HypercallOutput},
@@ -309,13 +309,6 @@ fn a_call_changes_no_register_but_rax() {
     }
     assert_eq!((after[gpr::RAX], after[gpr::RCX], after[gpr::RDX]), (0, Code::GET_PARTITION_ID.0.into(), 0));
     assert_eq!(rig.cpu().vcpu().get(Reg::Rflags), 2);
-}
-
-fn long_mode(vcpu: &mut FakeVcpu) {
-    vcpu.set(Reg::Cr0, 0x8000_0011);
-    vcpu.set(Reg::Efer, 0x500);
-    let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
-    vcpu.set_segment(SegmentName::Cs, code);
 }
 
 /// What a child finds in RAX for each of `codes`, called with input and output in its memory.

@@ -1,8 +1,8 @@
 //! Calls and registers that spare an enlightened child exits: TLB flushes, interrupts between processors, EOI assist, idling.
 
 use super::{Rig, Sizes, steps::*};
-use crate::fake::{FakeVcpu, Flow, Script};
-use crate::machine::{Event, Exit, Reg, Segment, SegmentName, Vcpu, gpr};
+use crate::fake::{Flow, Script};
+use crate::machine::{Event, Exit, Reg, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{FlushFlags, HypercallCode as Code, HypercallOutput},
     msr,
@@ -23,18 +23,6 @@ const INPUT: u64 = 0x1000;
 const ASSIST: u64 = 0x5000;
 const HLT: Exit = Exit::Hlt { length: Some(1) };
 
-fn long_mode(vcpu: &mut FakeVcpu) {
-    vcpu.set(Reg::Cr0, 0x8000_0011);
-    vcpu.set(Reg::Efer, 0x500);
-    vcpu.set(Reg::Rflags, 0x202);
-    let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
-    vcpu.set_segment(SegmentName::Cs, code);
-}
-
-fn write(script: &Script, msr: u32, value: u64) {
-    script.exit(Exit::WriteMsr { msr, value, length: Some(2) });
-}
-
 /// A child with `count` processors that run 64-bit code with their local APICs enabled.
 fn guest(rig: &mut Rig, count: u32) -> (PartitionId, Vec<Arc<Script>>) {
     let first = rig.machine.vcpus();
@@ -46,14 +34,7 @@ fn guest(rig: &mut Rig, count: u32) -> (PartitionId, Vec<Arc<Script>>) {
         let state = RegisterName::INTERNAL_ACTIVITY_STATE;
         assert_eq!(rig.cpu().set(id, vp, state, 0u64), Ok(()));
         let script = rig.machine.script(first + vp as usize);
-        script.code(|vcpu| {
-            long_mode(vcpu);
-            Flow::Next
-        });
-        write(&script, msr::GUEST_OS_ID, 0x8100 << 48);
-        write(&script, 0x1B, if vp == 0 { 0xFEE0_0D00 } else { 0xFEE0_0C00 });
-        write(&script, 0x80F, 0x1FF);
-        script.exit(Exit::Pause);
+        begin_kernel(&script, vp == 0);
         assert_eq!(rig.cpu().dispatch(id, vp), READY);
         rig.cpu().take_signals();
         script

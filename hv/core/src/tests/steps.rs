@@ -1,6 +1,8 @@
-//! What the parent's kernel does again and again: making children, giving them memory, running them.
+//! What kernels do again and again: the parent's makes children, gives them memory and runs them; a child's begins.
 
 use super::{Cpu, Rig};
+use crate::fake::{FakeVcpu, Flow, Script};
+use crate::machine::{Exit, Reg, Segment, SegmentName, Vcpu};
 use parterre_abi::{
     hypercall::{
         CreatePartitionInput, CreatePartitionOutput, CreateVpInput, DispatchVpFlags, DispatchVpInput,
@@ -10,6 +12,7 @@ use parterre_abi::{
         VpDispatchState, VpStatePageType, WithdrawMemoryInput,
     },
     message::{MESSAGE_SIZE, Message, VpSignalPairSchedulerMessage},
+    msr,
     registers::{RegisterAssoc, RegisterName, RegisterValue},
     stats::{StatsAreaType, StatsObjectIdentity, StatsObjectType},
     status::{HvResult, HvStatus},
@@ -35,6 +38,36 @@ pub(super) const INTERCEPTED: (VpDispatchState, VpDispatchEvent) =
     (VpDispatchState::READY, VpDispatchEvent::INTERCEPT);
 pub(super) const READY: (VpDispatchState, VpDispatchEvent) =
     (VpDispatchState::READY, VpDispatchEvent::INVALID);
+
+/// Has a processor run 64-bit code, with interrupts on.
+pub(super) fn long_mode(vcpu: &mut FakeVcpu) {
+    vcpu.set(Reg::Cr0, 0x8000_0011);
+    vcpu.set(Reg::Efer, 0x500);
+    vcpu.set(Reg::Rflags, 0x202);
+    let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
+    vcpu.set_segment(SegmentName::Cs, code);
+}
+
+/// The guest writes a register.
+pub(super) fn write(script: &Script, msr: u32, value: u64) {
+    script.exit(Exit::WriteMsr { msr, value, length: Some(2) });
+}
+
+/// The guest is a 64-bit kernel that says who it is and enables its local APIC (x2APIC); the run ends then.
+pub(super) fn begin_kernel(script: &Script, bootstrap: bool) {
+    const BASE: u64 = 0xFEE0_0C00;
+    const BOOTSTRAP: u64 = 1 << 8;
+    const APIC_BASE: u32 = 0x1B;
+    const X2APIC_SPURIOUS: u32 = 0x80F;
+    script.code(|vcpu| {
+        long_mode(vcpu);
+        Flow::Next
+    });
+    write(script, msr::GUEST_OS_ID, 0x8100 << 48);
+    write(script, APIC_BASE, BASE | if bootstrap { BOOTSTRAP } else { 0 });
+    write(script, X2APIC_SPURIOUS, 0x1FF);
+    script.exit(Exit::Pause);
+}
 
 /// A partition's creation, with these flags.
 pub(super) fn creation(flags: PartitionCreationFlags) -> CreatePartitionInput {

@@ -1,8 +1,8 @@
 //! The SynIC of children: messages and events that the parent sends, calls that go to it, timers, and the pages.
 
 use super::{Cpu, Rig, Sizes, steps::*};
-use crate::fake::{FakeVcpu, Flow, Script};
-use crate::machine::{Event, Exit, Reg, Segment, SegmentName, Vcpu, gpr};
+use crate::fake::{Flow, Script};
+use crate::machine::{Event, Exit, Reg, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{
         HypercallCode as Code, InstallInterceptInput, InterceptAccessTypeMask, InterceptParameters,
@@ -33,32 +33,13 @@ const VECTOR: u8 = 0x52;
 const TIMER_VECTOR: u8 = 0x54;
 const HLT: Exit = Exit::Hlt { length: Some(1) };
 
-fn long_mode(vcpu: &mut FakeVcpu) {
-    vcpu.set(Reg::Cr0, 0x8000_0011);
-    vcpu.set(Reg::Efer, 0x500);
-    vcpu.set(Reg::Rflags, 0x202);
-    let code = Segment { base: 0, limit: u32::MAX, selector: 8, attributes: 0xA09B };
-    vcpu.set_segment(SegmentName::Cs, code);
-}
-
-fn write(script: &Script, msr: u32, value: u64) {
-    script.exit(Exit::WriteMsr { msr, value, length: Some(2) });
-}
-
 /// A 64-bit kernel that has said who it is, with its local APIC enabled and interrupts on; SynIC as `enable_synic_of` says.
 fn kernel(rig: &mut Rig) -> (PartitionId, Shared, Arc<Script>) {
     let (id, shared) = rig.guest();
     rig.give_memory(id, 0, 0x40);
     rig.enable_synic_of(id, 0);
     let script = rig.machine.script(rig.cpus.len());
-    script.code(|vcpu| {
-        long_mode(vcpu);
-        Flow::Next
-    });
-    write(&script, msr::GUEST_OS_ID, 0x8100 << 48);
-    write(&script, 0x1B, 0xFEE0_0D00);
-    write(&script, 0x80F, 0x1FF);
-    script.exit(Exit::Pause);
+    begin_kernel(&script, true);
     assert_eq!(rig.cpu().dispatch(id, 0), READY);
     (id, shared, script)
 }
