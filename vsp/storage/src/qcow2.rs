@@ -1,10 +1,12 @@
 //! qcow2 images, by the crate `imago`.
 //!
 //! An image's own words about other files (a backing file, a data file) are never followed: an image that came from elsewhere
-//! could name any file of the parent.
+//! could name any file of the parent. What the crate takes on trust about the counts of references is looked at here first:
+//! a damaged image must not cost the worker.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{PoisonError, RwLock};
 
 use imago::file::File as ImageFile;
@@ -26,6 +28,7 @@ pub struct Qcow2Image {
 /// A sentence: it is no qcow2 image, it is damaged, or it needs another file.
 pub fn open(file: File, read_only: bool) -> Result<(Qcow2Image, Facts), String> {
     let bad = |error: io::Error| format!("the disk cannot be used as a qcow2 image: {error}");
+    let counted = header_is_counted(&file).map_err(bad)?;
     let file = ImageFile::try_from(file).map_err(bad)?;
     let image = Qcow2::<ImageFile>::builder(file)
         .write(!read_only)
@@ -36,6 +39,11 @@ pub fn open(file: File, read_only: bool) -> Result<(Qcow2Image, Facts), String> 
                     `qemu-img convert` makes one image of the two"
             .into());
     }
+    if !counted {
+        return Err("the qcow2 image is damaged: its counts of references do not count its own header; \
+                    `qemu-img check -r all` may mend a copy of it"
+            .into());
+    }
     let access = FormatAccess::new(image);
     let size = access.size() - access.size() % u64::from(SECTOR);
     if size == 0 {
@@ -44,6 +52,41 @@ pub fn open(file: File, read_only: bool) -> Result<(Qcow2Image, Facts), String> 
     let can_unmap = !read_only;
     let facts = Facts { size, block: SECTOR, physical: 4096, read_only, can_unmap, unmapped_zero: can_unmap };
     Ok((Qcow2Image { access: RwLock::new(access) }, facts))
+}
+
+/// Whether the image's counts of references say that its first cluster, which holds the header, is in use.
+///
+/// Every image that is whole does. In one that does not, the crate would give the header's cluster to data, or look for a
+/// place for the missing counts without end.
+///
+/// Source: QEMU, `docs/interop/qcow2`, "Header" and "Host cluster management".
+fn header_is_counted(file: &File) -> io::Result<bool> {
+    const VERSION: u64 = 4;
+    const REFCOUNT_TABLE: u64 = 48;
+    const REFCOUNT_ORDER: u64 = 96;
+    const OFFSET: u64 = !0x1ff;
+    let word = |at| {
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, at).map(|()| u32::from_be_bytes(bytes))
+    };
+    let offset = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).map(|()| u64::from_be_bytes(bytes) & OFFSET)
+    };
+    // Counts have sixteen bits before version 3. The first of those with less than eight is in the byte's lowest bits.
+    let order = if word(VERSION)? < 3 { 4 } else { word(REFCOUNT_ORDER)?.min(6) };
+    let table = offset(REFCOUNT_TABLE)?;
+    let block = offset(table)?;
+    if table == 0 || block == 0 {
+        return Ok(false);
+    }
+    let mut count = [0; 8];
+    let count = &mut count[..(1 << order) / 8 + usize::from(order < 3)];
+    file.read_exact_at(count, block)?;
+    if order < 3 {
+        count[0] &= (1 << (1 << order)) - 1;
+    }
+    Ok(count.iter().any(|byte| *byte != 0))
 }
 
 impl Qcow2Image {

@@ -130,8 +130,26 @@ fn images_that_are_none_or_need_others_are_refused() {
     assert!(qcow2::open(over, true).is_err());
 }
 
+#[test]
+fn images_whose_counts_leave_out_the_header_are_refused() {
+    let whole = image(8 << 20);
+    let word = |at| {
+        let mut bytes = [0; 8];
+        whole.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    let table = word(48);
+    let block = word(table);
+    for (place, bytes) in [(48, 7 << 40), (48, 0_u64), (table, 0), (block, 0)] {
+        let damaged = image(8 << 20);
+        damaged.write_all_at(&bytes.to_be_bytes(), place).unwrap();
+        assert!(qcow2::open(damaged, false).is_err(), "{bytes:#x} at {place:#x}");
+    }
+    assert!(qcow2::open(whole, false).is_ok());
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn damaged_images_are_errors(places in prop::collection::vec((0usize..512, any::<u8>()), 1..20)) {
         let file = image(8 << 20);
