@@ -1,5 +1,6 @@
 //! Boxes: emulated machines. What they are made of is a [`BoxSpec`]; what emulates them hides behind [`Emulator`].
 
+mod mend;
 pub mod qemu;
 pub mod serial;
 pub mod spec;

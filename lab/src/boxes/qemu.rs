@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::serial::Serial;
 use super::spec::Nic;
-use super::{Boot, BoxSpec, Emulator, End, Machine};
+use super::{Boot, BoxSpec, Emulator, End, Machine, mend};
 use crate::bundle::{self, Bundle};
 use crate::cache::RunDir;
 use crate::{cleanup, tool};
@@ -37,6 +37,7 @@ const START: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Qemu {
     bundle: Bundle,
+    program: String,
 }
 
 impl Qemu {
@@ -47,7 +48,8 @@ impl Qemu {
     pub fn new() -> Result<Qemu> {
         let bundle =
             bundle::get("qemu", bundle::From::Newest, &["qemu-system-x86", "ovmf", "seabios"], true)?;
-        Ok(Qemu { bundle })
+        let program = mend::program(&bundle, PROGRAM)?;
+        Ok(Qemu { bundle, program })
     }
 
     fn arguments(&self, spec: &BoxSpec, boot: &Boot, dir: &Path) -> Result<Vec<String>> {
@@ -81,7 +83,7 @@ impl Emulator for Qemu {
     fn power_on(&self, spec: &BoxSpec, boot: &Boot, dir: &RunDir) -> Result<Box<dyn Machine>> {
         spec.check()?;
         let dir = dir.path();
-        let mut command = dies_with_us(self.bundle.command(PROGRAM)?);
+        let mut command = dies_with_us(self.bundle.command(&self.program)?);
         command.args(self.arguments(spec, boot, dir)?);
         fs::write(dir.join("command"), format!("{command:?}\n"))?;
         let mut child = command

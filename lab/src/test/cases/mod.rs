@@ -31,8 +31,9 @@ pub fn all() -> Vec<Case> {
         isolation::CASES,
         vm::CASES,
         vmbus::CASES,
-        integration::CASES,
+        disk::CASES,
         network::CASES,
+        integration::CASES,
         memory::CASES,
         boot::CASES,
         crash::CASES,
@@ -40,9 +41,9 @@ pub fn all() -> Vec<Case> {
     .concat()
 }
 
-/// Those that take many minutes, and those under which boxes reset (see "What works" in README).
+/// Those that take many minutes.
 pub fn long() -> Vec<Case> {
-    [disk::CASES, memory::LONG, network::LONG, soak::LONG].concat()
+    [memory::LONG, soak::LONG].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.
