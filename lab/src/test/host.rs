@@ -42,11 +42,27 @@ fn run_some(packages: &[&str]) -> Result<Tally> {
     let mut tally = count(&said);
     if !output.status.success() {
         println!("FAILED  host: cargo test {} ({})", packages.join(" "), output.status);
-        println!("{}\n{}", tool::tail(&said, 60), tool::tail(&String::from_utf8_lossy(&output.stderr), 40));
+        // What went well says nothing; how a test's process ended is what cargo says.
+        println!(
+            "{}\n{}",
+            tool::tail(&troubled(&said), 60),
+            tool::tail(&String::from_utf8_lossy(&output.stderr), 40)
+        );
         // A package that does not even build has no result line.
         tally.failed = tally.failed.max(1);
     }
     Ok(tally)
+}
+
+/// The harness's output without what it says of tests that passed.
+fn troubled(output: &str) -> String {
+    let well = |line: &str| {
+        line.is_empty()
+            || line.starts_with("running ")
+            || line.starts_with("test result: ok")
+            || line.contains('.') && line.chars().all(|c| ".i0123456789/ ".contains(c))
+    };
+    output.lines().filter(|line| !well(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// Adds up the harness's result lines.
@@ -73,5 +89,15 @@ mod tests {
                       test result: FAILED. 2 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out\n";
         assert_eq!(count(output), Tally { passed: 32, failed: 3 });
         assert_eq!(count("error: could not compile"), Tally::default());
+    }
+
+    #[test]
+    fn what_passed_is_left_out() {
+        let output = "running 3 tests\n..i 3/3\ntest result: ok. 3 passed; 0 failed\n\nrunning 2 tests\n.\n\
+                      thread 'a' panicked at b.rs:1:2:\nx\ntest result: FAILED. 1 passed; 1 failed\n";
+        assert_eq!(
+            troubled(output),
+            "thread 'a' panicked at b.rs:1:2:\nx\ntest result: FAILED. 1 passed; 1 failed"
+        );
     }
 }
