@@ -156,7 +156,7 @@ impl Rig {
         match step {
             Step::Say { queue, words } => drop(self.say(queue, &words)),
             Step::Rndis { queue, control, section, head, bytes, named } => {
-                let _ = self.rndis(queue, control, section, &head, &bytes, named));
+                let _ = self.rndis(queue, control, section, &head, &bytes, named);
             }
             Step::Complete { queue, transaction } => {
                 if let Some(channel) = &mut self.channels[usize::from(queue) % QUEUES] {
