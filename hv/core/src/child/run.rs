@@ -467,7 +467,7 @@ impl<M: Machine> Run<'_, M> {
         if Mode::of(vcpu) != Mode::Bits64 {
             return self.decoded_length(what);
         }
-        let place = Place { rip: vcpu.get(Reg::Rip), cr3: vcpu.get(Reg::Cr3), what };
+        let place = Place::new(vcpu.get(Reg::Rip), vcpu.get(Reg::Cr3), what);
         if let Some(length) = self.inner.lengths.find(&place) {
             return length;
         }

@@ -2,22 +2,30 @@
 //!
 //! Only for machines that do not tell lengths. An entry is found by where the instruction lies and what it is; that it is
 //! there, the exit has just shown. The bytes are not looked at again: a guest that puts the same instruction with other
-//! (superfluous) prefixes in the same place, and nobody else, finds its instruction pointer off.
+//! (superfluous) prefixes in the same place, and nobody else, finds its instruction pointer off. The upper half of the
+//! address space counts as one in all address spaces, because kernels lie there.
 
 use super::Exiting;
 
-/// How many are kept; a power of two.
-const ENTRIES: usize = 8;
+/// How many are kept: a kernel has some dozen places that exit often. A power of two.
+const ENTRIES: usize = 1 << ENTRY_BITS;
+const ENTRY_BITS: u32 = 5;
 
 /// An instruction in 64-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// RIP.
-    pub rip: u64,
-    /// CR3.
-    pub cr3: u64,
-    /// What is there.
-    pub what: Exiting,
+    rip: u64,
+    /// CR3, 0 in the upper half.
+    cr3: u64,
+    what: Exiting,
+}
+
+impl Place {
+    /// The place of an instruction of the kind `what` at `rip`, in the address space that `cr3` names.
+    pub fn new(rip: u64, cr3: u64, what: Exiting) -> Self {
+        let upper_half = rip >> 63 != 0;
+        Self { rip, cr3: if upper_half { 0 } else { cr3 }, what }
+    }
 }
 
 /// See the module.
@@ -37,9 +45,9 @@ impl Lengths {
     }
 }
 
-/// Neighbours get different entries.
+/// Spreads what lies close together (Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio).
 fn index(place: &Place) -> usize {
-    (place.rip ^ place.rip >> 3) as usize % ENTRIES
+    (place.rip.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - ENTRY_BITS)) as usize
 }
 
 #[cfg(test)]
@@ -48,15 +56,31 @@ mod tests {
 
     #[test]
     fn only_the_same_instruction_in_the_same_place_is_known() {
-        let place = Place { rip: 0x1234, cr3: 0x1000, what: Exiting::Cpuid };
+        let cpuid = |rip, cr3| Place::new(rip, cr3, Exiting::Cpuid);
         let mut lengths = Lengths::default();
-        assert_eq!(lengths.find(&place), None);
-        lengths.insert(place, 3);
-        assert_eq!(lengths.find(&place), Some(3));
-        assert_eq!(lengths.find(&Place { rip: 0x1235, ..place }), None);
-        assert_eq!(lengths.find(&Place { cr3: 0x2000, ..place }), None);
-        assert_eq!(lengths.find(&Place { what: Exiting::ReadMsr, ..place }), None);
-        lengths.insert(Place { cr3: 0x2000, ..place }, 2);
-        assert_eq!(lengths.find(&place), None);
+        assert_eq!(lengths.find(&cpuid(0x1234, 0x1000)), None);
+        lengths.insert(cpuid(0x1234, 0x1000), 3);
+        assert_eq!(lengths.find(&cpuid(0x1234, 0x1000)), Some(3));
+        assert_eq!(lengths.find(&cpuid(0x1235, 0x1000)), None);
+        assert_eq!(lengths.find(&cpuid(0x1234, 0x2000)), None);
+        assert_eq!(lengths.find(&Place::new(0x1234, 0x1000, Exiting::ReadMsr)), None);
+        lengths.insert(cpuid(0x1234, 0x2000), 2);
+        assert_eq!(lengths.find(&cpuid(0x1234, 0x1000)), None);
+    }
+
+    #[test]
+    fn kernels_are_in_all_address_spaces() {
+        let mut lengths = Lengths::default();
+        lengths.insert(Place::new(0xFFFF_FFFF_8100_0000, 0x1000, Exiting::Halt), 1);
+        assert_eq!(lengths.find(&Place::new(0xFFFF_FFFF_8100_0000, 0x2000, Exiting::Halt)), Some(1));
+    }
+
+    #[test]
+    fn places_close_together_do_not_push_each_other_out() {
+        let mut lengths = Lengths::default();
+        let places: [Place; 8] =
+            core::array::from_fn(|n| Place::new(0x40_0000 + n as u64 * 5, 0x1000, Exiting::ReadMsr));
+        places.iter().for_each(|place| lengths.insert(*place, 2));
+        assert!(places.iter().all(|place| lengths.find(place) == Some(2)));
     }
 }

@@ -170,7 +170,7 @@ impl<M: Machine> ParentVp<M> {
     }
 
     fn length_of(&mut self, what: Exiting) -> u8 {
-        let place = Place { rip: self.vcpu.get(Reg::Rip), cr3: self.vcpu.get(Reg::Cr3), what };
+        let place = Place::new(self.vcpu.get(Reg::Rip), self.vcpu.get(Reg::Cr3), what);
         let known = if Mode::of(&self.vcpu) == Mode::Bits64 { self.lengths.find(&place) } else { None };
         known.unwrap_or_else(|| {
             let space = self.hv.parent.space.read();
