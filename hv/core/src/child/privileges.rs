@@ -8,7 +8,7 @@ use parterre_abi::{
 };
 
 /// Synthetic features, and the privileges that come with each.
-const FEATURES: [(F, P); 13] = [
+const FEATURES: [(F, P); 14] = [
     (F::ACCESS_VP_RUN_TIME_REG, P::ACCESS_VP_RUNTIME_REG),
     (F::ACCESS_PARTITION_REFERENCE_COUNTER, P::ACCESS_PARTITION_REFERENCE_COUNTER),
     (F::ACCESS_SYNIC_REGS, P::ACCESS_SYNIC_REGS.union(P::POST_MESSAGES)),
@@ -20,6 +20,7 @@ const FEATURES: [(F, P); 13] = [
     (F::ACCESS_GUEST_IDLE_REG, P::ACCESS_GUEST_IDLE_REG),
     (F::ACCESS_FREQUENCY_REGS, P::ACCESS_FREQUENCY_REGS),
     (F::SIGNAL_EVENTS, P::SIGNAL_EVENTS),
+    (F::FAST_HYPERCALL_OUTPUT, P::FAST_HYPERCALL_OUTPUT),
     (F::START_VIRTUAL_PROCESSOR, P::START_VIRTUAL_PROCESSOR),
     (F::ENABLE_EXTENDED_GVA_RANGES_FOR_FLUSH_VIRTUAL_ADDRESS_LIST, P::EXTENDED_GVA_RANGES_FOR_FLUSH),
 ];
@@ -38,6 +39,7 @@ pub(crate) const ASSIGNABLE: F = F::HYPERVISOR_PRESENT
     .union(F::ACCESS_GUEST_IDLE_REG)
     .union(F::ACCESS_FREQUENCY_REGS)
     .union(F::ENABLE_EXTENDED_GVA_RANGES_FOR_FLUSH_VIRTUAL_ADDRESS_LIST)
+    .union(F::FAST_HYPERCALL_OUTPUT)
     .union(F::DIRECT_SYNTHETIC_TIMERS)
     .union(F::EXTENDED_PROCESSOR_MASKS)
     .union(F::TB_FLUSH_HYPERCALLS)
@@ -54,6 +56,8 @@ pub(crate) fn privileges(features: F) -> P {
 /// EDX of the features leaf.
 pub(super) fn features(features: F) -> Features {
     let mut edx = Features::GUEST_CRASH_REGS;
+    edx.set(Features::XMM_HYPERCALL_INPUT, features.contains(F::ACCESS_HYPERCALL_REGS));
+    edx.set(Features::XMM_HYPERCALL_OUTPUT, features.contains(F::FAST_HYPERCALL_OUTPUT));
     edx.set(Features::GUEST_IDLE, features.contains(F::ACCESS_GUEST_IDLE_REG));
     edx.set(Features::FREQUENCY_REGS, features.contains(F::ACCESS_FREQUENCY_REGS));
     let extended = F::ENABLE_EXTENDED_GVA_RANGES_FOR_FLUSH_VIRTUAL_ADDRESS_LIST;

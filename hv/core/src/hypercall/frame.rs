@@ -1,5 +1,6 @@
 //! One hypercall: reading its input, writing its output (TLFS chapter "Hypercall Interface").
 
+use super::xmm::Block;
 use crate::machine::{GpaFault, Vcpu, gpr};
 use parterre_abi::{
     hypercall::{HypercallCode, HypercallInput, HypercallOutput},
@@ -45,6 +46,8 @@ pub(crate) struct Call<'a> {
     input: u64,
     output: u64,
     memory: &'a dyn Memory,
+    /// All registers of a fast call that takes XMM registers.
+    block: Option<&'a Block>,
 }
 
 impl<'a> Call<'a> {
@@ -69,10 +72,15 @@ impl<'a> Call<'a> {
     }
 
     fn new(control: u64, input: u64, output: u64, memory: &'a dyn Memory) -> HvResult<Self> {
-        let call = Self { control: HypercallInput::from(control), input, output, memory };
+        let call = Self { control: HypercallInput::from(control), input, output, memory, block: None };
         call.control.check()?;
         let aligned = call.input.is_multiple_of(8) && call.output.is_multiple_of(8);
         if call.control.fast() || aligned { Ok(call) } else { Err(HvStatus::INVALID_ALIGNMENT) }
+    }
+
+    /// Takes the parameters of a fast call from XMM registers, too. They are kept in `place`.
+    pub fn take_block<V: Vcpu>(&mut self, place: &'a mut Option<Block>, vcpu: &mut V) {
+        self.block = Some(place.insert(Block::new(vcpu, self.control, [self.input, self.output])));
     }
 
     /// Which call.
@@ -92,20 +100,25 @@ impl<'a> Call<'a> {
 
     /// Refuses a rep count or start in a call that has no elements but may have a variable header.
     pub fn expect_variable(&self) -> HvResult<()> {
-        let fits = self.control.rep_count() == 0 && !self.control.fast();
+        let fits = self.control.rep_count() == 0 && self.has_room();
         if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
+    }
+
+    /// Whether there is room for more than two words: memory, or XMM registers.
+    fn has_room(&self) -> bool {
+        !self.control.fast() || self.block.is_some()
     }
 
     /// Refuses a rep call without elements, or with a variable header.
     pub fn expect_rep(&self) -> HvResult<()> {
         let c = self.control;
-        let fits = c.rep_count() != 0 && c.variable_header_size() == 0 && !c.fast();
+        let fits = c.rep_count() != 0 && c.variable_header_size() == 0 && self.has_room();
         if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
     }
 
     /// Refuses a rep call without elements that may have a variable header.
     pub fn expect_variable_rep(&self) -> HvResult<()> {
-        let fits = self.control.rep_count() != 0 && !self.control.fast();
+        let fits = self.control.rep_count() != 0 && self.has_room();
         if fits { Ok(()) } else { Err(HvStatus::INVALID_HYPERCALL_INPUT) }
     }
 
@@ -131,6 +144,9 @@ impl<'a> Call<'a> {
 
     /// Copies input from byte `offset` on.
     pub fn copy_input(&self, offset: usize, bytes: &mut [u8]) -> HvResult<()> {
+        if let Some(block) = self.block {
+            return block.read(offset, bytes);
+        }
         if self.control.fast() {
             let mut registers = [0; 16];
             registers[..8].copy_from_slice(&self.input.to_le_bytes());
@@ -146,8 +162,11 @@ impl<'a> Call<'a> {
     /// Writes output from byte `offset` on.
     ///
     /// # Errors
-    /// The call is fast (and so has no output page), or the page is not writable.
+    /// The call is fast without room for output, or the page is not writable.
     pub fn copy_output(&self, offset: usize, bytes: &[u8]) -> HvResult<()> {
+        if let Some(block) = self.block {
+            return block.write(offset, bytes);
+        }
         if self.control.fast() {
             return Err(HvStatus::INVALID_HYPERCALL_INPUT);
         }

@@ -5,7 +5,7 @@ mod flush;
 mod ipi;
 mod processors;
 
-use super::{Call, Done, Memory};
+use super::{Call, Done, Memory, xmm};
 use crate::{
     child::{Child, Vp},
     hypervisor::Hypervisor,
@@ -41,6 +41,8 @@ pub(crate) enum Answer {
     Done,
     /// The same, and the caller has nothing better to do than to let others run.
     Waiting,
+    /// Nobody: it comes in a form that the caller was not told of, and raises #UD.
+    Undefined,
     /// The parent does, which has asked for calls of this kind. Nothing has changed.
     OfParent,
 }
@@ -54,14 +56,28 @@ pub(crate) fn from_child<M: Machine>(
 ) -> Answer {
     let memory = ChildMemory(child);
     let long = Mode::of(vcpu) == Mode::Bits64;
-    let call =
+    let mut block = None;
+    let mut call =
         if long { Call::from_registers(vcpu, &memory) } else { Call::from_register_pairs(vcpu, &memory) };
+    if let Ok(call) = &mut call
+        && call.control.fast()
+        && xmm::takes(call.code())
+    {
+        let may_answer = long && child.may(PrivilegeMask::FAST_HYPERCALL_OUTPUT);
+        if xmm::has_output(call.code()) && !may_answer {
+            return Answer::Undefined;
+        }
+        call.take_block(&mut block, vcpu);
+    }
     let waits = matches!(&call, Ok(call) if call.code() == Code::NOTIFY_LONG_SPIN_WAIT);
     let done = match call.and_then(|call| answer(hv, child, caller, &call)) {
         Ok(Some(done)) => done,
         Ok(None) => return Answer::OfParent,
         Err(status) => Done::simple(Err(status)),
     };
+    if let Some(block) = block {
+        block.give_back(vcpu);
+    }
     let output = done.output();
     let r = vcpu.gprs_mut();
     if long {

@@ -18,6 +18,7 @@ mod stats;
 mod synic;
 mod system;
 mod vp;
+mod xmm;
 
 pub use device_interrupt::DeviceInterrupt;
 pub(crate) use device_interrupt::DeviceInterrupts;

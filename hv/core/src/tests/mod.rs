@@ -4,6 +4,7 @@
 //! Everything is done the way the parent's kernel does it, through [`Rig`]; [`steps`] has what it does again and again.
 
 pub(crate) mod between;
+mod calls;
 mod child_registers;
 mod convention;
 mod devices;
@@ -17,5 +18,6 @@ mod state;
 mod steps;
 mod synic;
 mod wakes;
+mod xmm;
 
 use crate::fake::{Cpu, Rig, Sizes};

@@ -68,6 +68,7 @@ impl<M: Machine> Run<'_, M> {
         }
         match hypercall::from_child(self.hv, self.child, self.vp, &mut self.inner.vcpu) {
             Answer::Done => self.skip(length, Exiting::Hypercall),
+            Answer::Undefined => events::invalid_opcode(&mut self.inner.vcpu),
             Answer::Waiting => {
                 self.skip(length, Exiting::Hypercall);
                 return Some(End::Ready);
