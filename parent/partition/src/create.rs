@@ -28,6 +28,8 @@ const SYNTHETIC_FEATURES: SyntheticProcessorFeatures = SyntheticProcessorFeature
     .union(SyntheticProcessorFeatures::ACCESS_PARTITION_REFERENCE_TSC)
     .union(SyntheticProcessorFeatures::ACCESS_GUEST_IDLE_REG)
     .union(SyntheticProcessorFeatures::ACCESS_FREQUENCY_REGS)
+    .union(SyntheticProcessorFeatures::FAST_HYPERCALL_OUTPUT)
+    .union(SyntheticProcessorFeatures::START_VIRTUAL_PROCESSOR)
     .union(SyntheticProcessorFeatures::DIRECT_SYNTHETIC_TIMERS)
     .union(SyntheticProcessorFeatures::TB_FLUSH_HYPERCALLS)
     .union(SyntheticProcessorFeatures::SYNTHETIC_CLUSTER_IPI)

@@ -4,11 +4,12 @@ use super::ipi::Address;
 use super::{Destination, Mode};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// NMI, INIT, SIPI and ExtINT are bits of one word, so that INIT can drop an earlier SIPI in one step.
+/// NMI, INIT, SIPI, ExtINT and the start by hypercall are bits of one word, so that INIT can drop an earlier start in one step.
 const NMI: u32 = 1 << 0;
 const INIT: u32 = 1 << 1;
 const SIPI: u32 = 1 << 2;
 const EXT_INT: u32 = 1 << 3;
+const START: u32 = 1 << 4;
 const SIPI_VECTOR: u32 = 8;
 const EXT_INT_VECTOR: u32 = 16;
 
@@ -90,12 +91,17 @@ impl Incoming {
 
     /// Requests INIT, which ends a start-up that was not taken yet; false if INIT was pending already.
     pub fn post_init(&self) -> bool {
-        self.update(|signals| signals & !(SIPI | 0xFF << SIPI_VECTOR) | INIT) & INIT == 0
+        self.update(|signals| signals & !(START | SIPI | 0xFF << SIPI_VECTOR) | INIT) & INIT == 0
     }
 
     /// Requests start-up at page `vector`; false, and nothing changed, if one is pending already.
     pub fn post_sipi(&self, vector: u8) -> bool {
         self.post_with_vector(SIPI, SIPI_VECTOR, vector)
+    }
+
+    /// Requests a start with the context that lies ready.
+    pub(crate) fn post_start(&self) {
+        self.signals.fetch_or(START, Ordering::AcqRel);
     }
 
     /// Asserts the external interrupt line (an 8259's) with `vector`; false, and nothing changed, if it is asserted.
@@ -108,9 +114,14 @@ impl Incoming {
         self.signals.load(Ordering::Acquire) & NMI != 0
     }
 
-    /// Whether INIT or a SIPI is pending.
+    /// Whether INIT, a SIPI or a start is pending.
     pub fn startup_pending(&self) -> bool {
-        self.signals.load(Ordering::Acquire) & (INIT | SIPI) != 0
+        self.signals.load(Ordering::Acquire) & (INIT | SIPI | START) != 0
+    }
+
+    /// Whether a start is pending that no INIT has taken back.
+    pub(crate) fn start_pending(&self) -> bool {
+        self.signals.load(Ordering::Acquire) & START != 0
     }
 
     /// The vector of the external interrupt, while it is asserted.
@@ -132,6 +143,11 @@ impl Incoming {
     pub fn take_sipi(&self) -> Option<u8> {
         let before = self.signals.fetch_and(!(SIPI | 0xFF << SIPI_VECTOR), Ordering::AcqRel);
         with_vector(before, SIPI, SIPI_VECTOR)
+    }
+
+    /// Takes a pending start, after INIT and SIPI.
+    pub(crate) fn take_start(&self) -> bool {
+        self.signals.fetch_and(!START, Ordering::AcqRel) & START != 0
     }
 
     /// Takes the external interrupt: it was delivered, or cleared by `HvCallClearVirtualInterrupt`.
@@ -185,10 +201,10 @@ impl Incoming {
         }
     }
 
-    /// Drops what is pending, for a reset of the processor; but not INIT and SIPI, which only the processor itself may
-    /// take: a SIPI can follow the INIT that causes this very reset.
+    /// Drops what is pending, for a reset of the processor; but not INIT and starts, which only the processor itself may
+    /// take: a start can follow the INIT that causes this very reset.
     pub(super) fn drop_all(&self) {
-        self.signals.fetch_and(INIT | SIPI | 0xFF << SIPI_VECTOR, Ordering::AcqRel);
+        self.signals.fetch_and(INIT | SIPI | START | 0xFF << SIPI_VECTOR, Ordering::AcqRel);
         self.errors.store(0, Ordering::Release);
         self.replace([0; 8], [0; 8]);
     }

@@ -15,6 +15,7 @@ mod privileges;
 mod registers;
 mod run;
 mod schedule;
+mod startup;
 mod synic;
 mod vp;
 

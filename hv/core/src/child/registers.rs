@@ -283,6 +283,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             (false, true, _) => Activity::Halted,
             (false, false, true) => Activity::Idle,
         };
+        self.vp.follow(self.inner.activity);
         self.child.wake(self.hv, self.vp);
         Ok(())
     }
@@ -363,12 +364,16 @@ impl<M: Machine> RegisterAccess<'_, M> {
 
 /// Whether a plain register can hold a value: what its WRMSR refuses would stop the hypervisor when it loads it.
 fn can_hold(register: Reg, value: u64) -> bool {
-    let canonical = (value as i64) << 16 >> 16 == value as i64;
     match register {
         Reg::TscAux => value >> 32 == 0,
-        Reg::KernelGsBase | Reg::Lstar | Reg::Cstar => canonical,
+        Reg::KernelGsBase | Reg::Lstar | Reg::Cstar => is_canonical(value),
         _ => true,
     }
+}
+
+/// Whether an address of four-level paging is canonical.
+pub(super) fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
 }
 
 /// The model-specific register of the SynIC that a name means.
@@ -393,10 +398,10 @@ fn mtrr(name: Name) -> Option<u32> {
 
 /// CR0 bits that exist: PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
 const CR0_EXISTING: u64 = 0xE005_003F;
-const CR0_PE: u64 = 1;
+pub(super) const CR0_PE: u64 = 1;
 const CR0_NW: u64 = 1 << 29;
 const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
+pub(super) const CR0_PG: u64 = 1 << 31;
 /// CR4 bits: VME to OSXMMEXCPT, UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE. Not: VMXE, SMXE, LA57.
 const CR4_EXISTING: u64 = 0x77_0FFF;
 /// EFER bits that a child can set: SCE, LME, LMA, NXE, FFXSR, TCE, AutoIBRS.
@@ -420,24 +425,21 @@ impl<M: Machine> Inner<M> {
     }
 
     fn set_cr0(&mut self, value: u64) -> HvResult<()> {
-        let combination =
-            (value & CR0_PG == 0 || value & CR0_PE != 0) && (value & CR0_NW == 0 || value & CR0_CD != 0);
-        self.set_checked(Reg::Cr0, value | 0x10, value & !CR0_EXISTING == 0 && combination)
+        self.set_checked(Reg::Cr0, value | 0x10, is_valid_cr0(value))
     }
 
     fn set_cr4(&mut self, value: u64) -> HvResult<()> {
-        self.set_checked(Reg::Cr4, value, value & !CR4_EXISTING == 0)
+        self.set_checked(Reg::Cr4, value, is_valid_cr4(value))
     }
 
     /// Sets EFER; also for the guest's own WRMSR.
     pub(super) fn set_efer(&mut self, value: u64) -> HvResult<()> {
-        self.set_checked(Reg::Efer, value, value & !EFER_EXISTING == 0)
+        self.set_checked(Reg::Efer, value, is_valid_efer(value))
     }
 
     /// Sets a segment register from its TLFS layout.
     pub(super) fn set_segment(&mut self, name: SegmentName, value: SegmentRegister) -> HvResult<()> {
-        let SegmentRegister { base, limit, selector, attributes } = value;
-        self.vcpu.set_segment(name, Segment { base, limit, selector, attributes: attributes.into() });
+        self.vcpu.set_segment(name, segment(value));
         Ok(())
     }
 
@@ -445,6 +447,28 @@ impl<M: Machine> Inner<M> {
     pub(super) fn notification(&self) -> Option<DeliverabilityNotificationsRegister> {
         (self.notify_deliverable != NO_NOTIFICATION).then(|| self.notify_deliverable.into())
     }
+}
+
+/// Whether CR0 can hold `value`.
+pub(super) fn is_valid_cr0(value: u64) -> bool {
+    value & !CR0_EXISTING == 0
+        && (value & CR0_PG == 0 || value & CR0_PE != 0)
+        && (value & CR0_NW == 0 || value & CR0_CD != 0)
+}
+
+/// Whether CR4 can hold `value`.
+pub(super) fn is_valid_cr4(value: u64) -> bool {
+    value & !CR4_EXISTING == 0
+}
+
+/// Whether EFER can hold `value`.
+pub(super) fn is_valid_efer(value: u64) -> bool {
+    value & !EFER_EXISTING == 0
+}
+
+/// Whether all of these bits of RFLAGS exist.
+pub(super) fn is_valid_rflags(value: u64) -> bool {
+    value & !RFLAGS_EXISTING == 0
 }
 
 /// Whether each of the eight memory types of a PAT exists.
@@ -458,11 +482,18 @@ pub(super) fn segment_layout(segment: Segment) -> SegmentRegister {
     SegmentRegister { base, limit, selector, attributes: SegmentAttributes::from(attributes) }
 }
 
+/// A segment register from its TLFS layout.
+pub(super) fn segment(layout: SegmentRegister) -> Segment {
+    let SegmentRegister { base, limit, selector, attributes } = layout;
+    Segment { base, limit, selector, attributes: attributes.into() }
+}
+
 fn table_layout(table: Table) -> TableRegister {
     TableRegister { pad: [0; 3], limit: table.limit, base: table.base }
 }
 
-fn table(layout: TableRegister) -> Table {
+/// A descriptor table register from its TLFS layout.
+pub(super) fn table(layout: TableRegister) -> Table {
     Table { base: layout.base, limit: layout.limit }
 }
 

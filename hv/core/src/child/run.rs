@@ -6,7 +6,7 @@ use super::{
     Activity, Child, Inner, Stage, Vp, cpuid,
     intercept::{self, MemoryAccess, Reporter},
     msr::Outcome,
-    pages,
+    pages, startup,
 };
 use crate::{
     apic::{Delivery, Effect, Ipi},
@@ -263,7 +263,7 @@ impl<M: Machine> Run<'_, M> {
         self.inner.apic.highest_pending(&self.vp.incoming, self.inner.vcpu.get(Reg::Cr8) as u8)
     }
 
-    /// INIT and start-up messages.
+    /// INIT, start-up messages, and starts by hypercall.
     fn take_startup(&mut self) {
         let incoming = &self.vp.incoming;
         if !incoming.startup_pending() {
@@ -276,11 +276,20 @@ impl<M: Machine> Run<'_, M> {
             self.inner.apic.init(incoming);
             let bootstrap = self.inner.apic.base().is_bootstrap();
             self.inner.activity = if bootstrap { Activity::Active } else { Activity::WaitForStartup };
+            self.vp.follow(self.inner.activity);
         }
         if let Some(page) = incoming.take_sipi()
             && self.inner.activity == Activity::WaitForStartup
         {
             power_on::start_up(&mut self.inner.vcpu, page);
+            self.inner.activity = Activity::Active;
+            self.vp.follow(self.inner.activity);
+        }
+        if let Some(context) = self.vp.startup.take(incoming)
+            && self.inner.activity == Activity::WaitForStartup
+        {
+            let signature = self.hv.machine.cpuid(1, 0)[0];
+            startup::begin(&mut self.inner.vcpu, signature, &context);
             self.inner.activity = Activity::Active;
         }
     }

@@ -1,7 +1,7 @@
 //! A virtual processor of a child: what others may touch at any time ([`Vp`]), and what belongs to whoever holds its lock
 //! ([`Inner`]): the processor that runs it, or a hypercall about it while it does not run.
 
-use super::{Child, VPS_PER_TABLE, VpPages, VpSynic, assist::Assist, schedule::Schedule};
+use super::{Child, VPS_PER_TABLE, VpPages, VpSynic, assist::Assist, schedule::Schedule, startup::Startup};
 use crate::{
     apic::{self, Incoming, LocalApic},
     hypervisor::{Hypervisor, Presence, Translations},
@@ -78,6 +78,8 @@ pub(crate) struct Vp<M: Machine> {
     pub pages: Mutex<VpPages>,
     /// Its SynIC, which others post messages and signal events to while it runs.
     pub synic: VpSynic,
+    /// Its start by another one.
+    pub startup: Startup,
     inner: Mutex<Inner<M>>,
 }
 
@@ -92,6 +94,7 @@ impl<M: Machine> Vp<M> {
             translations: Translations::default(),
             pages: Mutex::default(),
             synic,
+            startup: Startup::new(inner.activity == Activity::WaitForStartup),
             inner: Mutex::new(inner),
         }
     }
@@ -118,6 +121,14 @@ impl<M: Machine> Vp<M> {
         };
         self.schedule.wait(false);
         inner
+    }
+
+    /// Lets it be started by others, or not, as its new activity demands.
+    pub fn follow(&self, activity: Activity) {
+        match activity {
+            Activity::WaitForStartup => self.startup.wait(&self.incoming),
+            _ => self.startup.begun(&self.incoming),
+        }
     }
 
     /// Whether processor `lp` runs it.

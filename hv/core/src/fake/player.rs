@@ -202,7 +202,7 @@ const MSRS: [u32; 44] = [
 ];
 
 /// Calls that a guest has.
-const GUEST_CALLS: [Code; 10] = [
+const GUEST_CALLS: [Code; 11] = [
     Code::FLUSH_VIRTUAL_ADDRESS_SPACE,
     Code::FLUSH_VIRTUAL_ADDRESS_LIST,
     Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX,
@@ -211,6 +211,7 @@ const GUEST_CALLS: [Code; 10] = [
     Code::SEND_SYNTHETIC_CLUSTER_IPI_EX,
     Code::NOTIFY_LONG_SPIN_WAIT,
     Code::GET_VP_INDEX_FROM_APIC_ID,
+    Code::START_VIRTUAL_PROCESSOR,
     Code::POST_MESSAGE,
     Code::SIGNAL_EVENT,
 ];

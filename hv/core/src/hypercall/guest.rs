@@ -4,6 +4,7 @@ mod connection;
 mod flush;
 mod ipi;
 mod processors;
+mod startup;
 
 use super::{Call, Done, Memory, xmm};
 use crate::{
@@ -14,10 +15,9 @@ use crate::{
 };
 use parterre_abi::{
     cpuid::PrivilegeMask,
-    hypercall::{GetVpIndexFromApicIdInput, HypercallCode as Code, InterceptType},
+    hypercall::{HypercallCode as Code, InterceptType},
     property::SyntheticProcessorFeatures,
     status::{HvResult, HvStatus},
-    types::PartitionId,
 };
 
 /// A child's memory, for its hypercalls.
@@ -113,7 +113,8 @@ fn answer<M: Machine>(
             call.expect_simple()?;
             call.header::<u64>().map(|_| ()).map(simple)
         }
-        Code::GET_VP_INDEX_FROM_APIC_ID => index_of_apic_id(child, call).map(Some),
+        Code::GET_VP_INDEX_FROM_APIC_ID => startup::index_of_apic_id(child, call).map(Some),
+        Code::START_VIRTUAL_PROCESSOR => startup::start(hv, child, call).map(simple),
         Code::POST_MESSAGE => connection::post_message(child, call).map(|()| None),
         Code::SIGNAL_EVENT => connection::signal_event(child, call).map(|()| None),
         Code::RETARGET_DEVICE_INTERRUPT if intercepts(child, RETARGET) => Ok(None),
@@ -128,6 +129,7 @@ fn may_call<M: Machine>(child: &Child<M>, code: Code) -> bool {
     let feature = match code {
         Code::POST_MESSAGE => return child.may(PrivilegeMask::POST_MESSAGES),
         Code::SIGNAL_EVENT => return child.may(PrivilegeMask::SIGNAL_EVENTS),
+        Code::START_VIRTUAL_PROCESSOR => return child.may(PrivilegeMask::START_VIRTUAL_PROCESSOR),
         Code::FLUSH_VIRTUAL_ADDRESS_SPACE | Code::FLUSH_VIRTUAL_ADDRESS_LIST => Feature::TB_FLUSH_HYPERCALLS,
         Code::FLUSH_VIRTUAL_ADDRESS_SPACE_EX | Code::FLUSH_VIRTUAL_ADDRESS_LIST_EX => {
             Feature::TB_FLUSH_HYPERCALLS | Feature::EXTENDED_PROCESSOR_MASKS
@@ -139,29 +141,6 @@ fn may_call<M: Machine>(child: &Child<M>, code: Code) -> bool {
         code => return !is_privileged(code),
     };
     child.has(feature)
-}
-
-/// `HvCallGetVpIndexFromApicId`, about the caller's own partition. A virtual processor's index is its APIC id.
-fn index_of_apic_id<M: Machine>(child: &Child<M>, call: &Call<'_>) -> HvResult<Done> {
-    call.expect_rep()?;
-    let input: GetVpIndexFromApicIdInput = call.header()?;
-    if input.partition_id != PartitionId::SELF && input.partition_id != child.id {
-        return Err(HvStatus::ACCESS_DENIED);
-    }
-    if !input.target_vtl.is_vtl0() {
-        return Err(HvStatus::INVALID_PARAMETER);
-    }
-    for rep in call.reps() {
-        let answer = || {
-            let id: u32 = call.input_at(size_of::<GetVpIndexFromApicIdInput>() + 4 * usize::from(rep))?;
-            let vp = child.vp(id).map_err(|_| HvStatus::INVALID_PARAMETER)?;
-            call.copy_output(4 * usize::from(rep), &vp.index.to_le_bytes())
-        };
-        if let Err(status) = answer() {
-            return Ok(Done { status, reps: rep });
-        }
-    }
-    Ok(Done { status: HvStatus::SUCCESS, reps: call.control.rep_count() })
 }
 
 const RETARGET: InterceptType = InterceptType::RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID;

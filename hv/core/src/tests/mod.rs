@@ -14,6 +14,7 @@ mod pages;
 mod parent_registers;
 mod play;
 mod samples;
+mod start;
 mod state;
 mod steps;
 mod synic;
