@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, IntegrationService, IntegrationStatus};
+use crate::{ErrorCode, IntegrationService, IntegrationStatus, MemoryRequest, MemoryStatus};
 
 /// Where items of data exchange are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +146,10 @@ pub enum GuestRequest {
     },
     /// Thaw the file systems.
     Thaw,
+    /// How the guest stands with its memory.
+    Memory,
+    /// Have the guest give memory up, or give it some back. The answer comes when that is done, or time is up.
+    SetMemory(MemoryRequest),
     /// Set the guest's clock now.
     SyncTime,
     /// Type a text on the guest's keyboard.
@@ -187,6 +191,8 @@ pub enum GuestAnswer {
     Connected,
     /// State of the integration services.
     Status(IntegrationStatus),
+    /// Memory.
+    Memory(MemoryStatus),
     /// Items.
     Items {
         /// By key.

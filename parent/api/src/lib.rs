@@ -16,6 +16,8 @@
 //! | `POST /v1/vms/{name}/shutdown` | [`guest::ShutdownRequest`] | [`Vm`], once it is off or has restarted |
 //! | `GET /v1/vms/{name}/integration` | | [`IntegrationStatus`] |
 //! | `PUT /v1/vms/{name}/integration/{service}` | [`ServiceChange`] | [`IntegrationStatus`] |
+//! | `GET /v1/vms/{name}/memory` | | [`MemoryStatus`] |
+//! | `PUT /v1/vms/{name}/memory` | [`MemoryRequest`] | [`MemoryStatus`], once the guest is there or spares no more |
 //! | `GET /v1/vms/{name}/items/{pool}` | | the items, by key |
 //! | `PUT`, `DELETE /v1/vms/{name}/items/external/{key}` | [`guest::ItemValue`], none | nothing |
 //! | `POST /v1/vms/{name}/freeze`, `.../thaw` | [`guest::FreezeRequest`], none | [`guest::GuestAnswer`] |
@@ -37,6 +39,7 @@ mod disk;
 pub mod guest;
 pub mod hotplug;
 mod integration;
+mod memory;
 mod network;
 mod paths;
 mod size;
@@ -50,13 +53,14 @@ pub use integration::{
     IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState, ServiceStatus,
     check_item,
 };
+pub use memory::{MIN_ASSIGNED, MemoryRequest, MemoryStatus};
 pub use network::{
     AdapterOptions, AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchKind,
     SwitchSettings, parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};
-pub use vm::{MAX_PROCESSORS, MIN_MEMORY, OffReason, StopRequest, Vm, VmSettings, VmState};
+pub use vm::{MAX_PROCESSORS, MIN_MEMORY, OffReason, StopRequest, Vm, VmSettings, VmState, check_memory};
 
 use serde::{Deserialize, Serialize};
 

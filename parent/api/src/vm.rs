@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::network::{NetworkAdapter, check_adapters};
-use crate::{DiskSettings, IntegrationSettings, check_disks};
+use crate::{DiskSettings, IntegrationSettings, MemoryStatus, check_disks};
 
 /// Least memory of a virtual machine in bytes.
 pub const MIN_MEMORY: u64 = 16 << 20;
@@ -64,12 +64,7 @@ impl VmSettings {
         if self.name.trim() != self.name || self.name.starts_with(['.', '-']) {
             return Err(format!("'{}' cannot be a name: begin and end it with a letter or digit", self.name));
         }
-        if self.memory < MIN_MEMORY || !self.memory.is_multiple_of(MEMORY_UNIT) {
-            return Err(format!(
-                "{} bytes of memory are not possible: give a multiple of 2 MiB, at least 16M",
-                self.memory
-            ));
-        }
+        check_memory(self.memory, MIN_MEMORY)?;
         if self.processors == 0 || self.processors > MAX_PROCESSORS {
             return Err(format!(
                 "{} processors are not possible: give 1 to {MAX_PROCESSORS}",
@@ -90,6 +85,20 @@ impl VmSettings {
         check_disks(&self.disks)?;
         self.integration.check()
     }
+}
+
+/// Checks an amount of memory.
+///
+/// # Errors
+/// A sentence that says what is wrong and what to do.
+pub fn check_memory(bytes: u64, least: u64) -> Result<(), String> {
+    if bytes < least || !bytes.is_multiple_of(MEMORY_UNIT) {
+        return Err(format!(
+            "{bytes} bytes of memory are not possible: give a multiple of 2 MiB, at least {}M",
+            least >> 20
+        ));
+    }
+    Ok(())
 }
 
 /// Why a virtual machine is off.
@@ -202,6 +211,9 @@ pub struct Vm {
     pub settings: VmSettings,
     /// State.
     pub status: VmState,
+    /// Its memory while it runs; only in the answer to a question about this one virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryStatus>,
     /// Process id of the worker while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<u32>,

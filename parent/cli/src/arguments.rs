@@ -96,6 +96,20 @@ pub enum VmCommand {
         /// Name or id.
         name: String,
     },
+    /// Show how a virtual machine stands with its memory, or decide how much it shall have.
+    ///
+    /// One that runs gives memory up to the parent as far as its guest can spare it (its balloon), and takes it back, up to
+    /// what it started with; that lasts until it is off. One that is off starts with the new amount.
+    Memory {
+        /// Name or id.
+        name: String,
+        /// How much it shall have, with a unit: 512M, 2G.
+        #[arg(value_name = "SIZE", value_parser = parse_size)]
+        size: Option<u64>,
+        /// How many seconds to wait for the guest.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u32,
+    },
     /// The disks of a virtual machine.
     #[command(subcommand)]
     Disk(crate::disk::DiskCommand),

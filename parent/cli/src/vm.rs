@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use parterre_api::{IntegrationStatus, StopRequest, Vm, VmSettings, VmState, format_size};
+use parterre_api::{
+    IntegrationStatus, MemoryRequest, MemoryStatus, StopRequest, Vm, VmSettings, VmState, format_size,
+};
 
 use crate::arguments::{Create, VmCommand};
 use crate::client::{Client, vm_path};
@@ -81,6 +83,7 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
                 print_bytes(format!("{name}: deleted\n").as_bytes())
             }
         }
+        VmCommand::Memory { name, size, timeout } => memory(client, &name, size, timeout, json).await,
         VmCommand::Disk(command) => crate::disk::run(client, command, json).await,
         VmCommand::Network(command) => crate::network::run_network(client, command, json).await,
         // Handled by `run`.
@@ -106,6 +109,38 @@ async fn with_progress(
         // The operation itself tells what is wrong, if anything is.
         _ = watch => operation.await,
     }
+}
+
+/// Shows how a virtual machine stands with its memory, or has it come to an amount.
+async fn memory(
+    client: &Client,
+    name: &str,
+    size: Option<u64>,
+    seconds: u32,
+    json: bool,
+) -> Result<(), Error> {
+    let path = vm_path(name) + "/memory";
+    let status: MemoryStatus = match size {
+        None => client.get(&path).await?,
+        Some(bytes) => {
+            let progress = Progress::start(&format!("waiting for the guest of {name}"));
+            let status = client.put(&path, &MemoryRequest { bytes, seconds }).await;
+            drop(progress);
+            status?
+        }
+    };
+    if json { print_json(&status) } else { print_pairs(memory_pairs(&status)) }
+}
+
+/// What there is to say of memory.
+fn memory_pairs(status: &MemoryStatus) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![("Memory startup", format_size(status.startup))];
+    if status.assigned > 0 {
+        pairs.push(("Memory assigned", status.words()));
+    }
+    pairs.extend(status.demand_words().map(|words| ("Memory demand", words)));
+    pairs.extend(status.version.as_ref().map(|version| ("Dynamic Memory", format!("running {version}"))));
+    pairs
 }
 
 /// The settings that the command line describes.
@@ -152,6 +187,10 @@ fn print_vm(vm: &Vm, integration: Option<&IntegrationStatus>) -> Result<(), Erro
         ("Memory", format_size(settings.memory)),
         ("Kernel", settings.kernel.display().to_string()),
     ];
+    if let Some(memory) = &vm.memory {
+        // The first pair is the setting, which is shown.
+        pairs.extend(memory_pairs(memory).into_iter().skip(1));
+    }
     if let Some(initrd) = &settings.initrd {
         pairs.push(("Initrd", initrd.display().to_string()));
     }

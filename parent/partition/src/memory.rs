@@ -5,6 +5,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use vm_memory::bitmap::BS;
@@ -22,6 +23,7 @@ pub const LARGE_PAGE: u64 = 2 << 20;
 pub const LOW_RAM_END: u64 = 3 << 30;
 /// RAM that does not fit below the hole continues here.
 pub const HIGH_RAM_START: u64 = 4 << 30;
+const PAGE_SIZE: usize = 4096;
 /// The least memory that a partition may have.
 pub const MIN_MEMORY: u64 = 16 << 20;
 
@@ -61,9 +63,26 @@ impl Block {
     }
 
     fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
-        // SAFETY: the range is this block's own; guest memory may change under vm-memory's volatile accesses at any
-        // time, so dropping its contents is like a write by the guest.
-        unsafe { madvise(self.address.as_ptr().cast(), self.len, advice) }
+        self.advise_part(0, self.len, advice)
+    }
+
+    /// `start` and `len` must lie within the block.
+    fn advise_part(&self, start: usize, len: usize, advice: Advice) -> rustix::io::Result<()> {
+        if start.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        // SAFETY: the range is this block's own, as was just checked; guest memory may change under vm-memory's volatile
+        // accesses at any time, so dropping its contents is like a write by the guest.
+        unsafe { madvise(self.address.as_ptr().wrapping_add(start).cast(), len, advice) }
+    }
+
+    /// Whether the last page has memory behind it.
+    fn is_backed(&self) -> bool {
+        let mut state = 0;
+        let last = self.address.as_ptr().wrapping_add(self.len - PAGE_SIZE);
+        // SAFETY: the page is the block's last, and the kernel writes one byte for one page.
+        let done = unsafe { libc::mincore(last.cast(), PAGE_SIZE, &raw mut state) };
+        done == 0 && state & 1 != 0
     }
 }
 
@@ -155,6 +174,7 @@ pub struct GuestMemory {
     blocks: Vec<Arc<RamRegion>>,
     regions: Regions,
     ranges: Vec<RamRange>,
+    pinned: AtomicBool,
 }
 
 impl GuestMemory {
@@ -169,7 +189,7 @@ impl GuestMemory {
             blocks.push(Arc::new(RamRegion::new(*range, size)?));
         }
         let regions = Regions::from_arc_regions(blocks.clone()).map_err(|_| Error::MemorySize(size))?;
-        Ok(GuestMemory { blocks, regions, ranges })
+        Ok(GuestMemory { blocks, regions, ranges, pinned: AtomicBool::new(false) })
     }
 
     /// The memory as vm-memory and the loaders want it.
@@ -188,6 +208,38 @@ impl GuestMemory {
             .iter()
             .zip(&self.blocks)
             .map(|(range, block)| (*range, block.block.address.as_ptr() as u64))
+    }
+
+    /// Finds out whether the kernel driver has pinned the memory that it just mapped into a partition. Kernels that follow
+    /// changes of the mapping (mshv's movable regions) take no page before the guest touches it; others take all at once.
+    pub(crate) fn note_mapped(&self) {
+        self.pinned.store(self.blocks.iter().any(|region| region.block.is_backed()), Ordering::Relaxed);
+    }
+
+    /// Whether the kernel driver holds all pages for as long as the partition lives: then
+    /// [`discard_range`](Self::discard_range) must not be used, because worker and guest would no longer see the same memory.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    /// Gives whole pages back to the host while the guest runs; it finds zeroes there when it touches them again, which is
+    /// when the host gives memory for them.
+    ///
+    /// # Errors
+    /// The range is not within one of [`ranges`](Self::ranges), not whole pages, or the memory [is pinned](Self::is_pinned).
+    pub fn discard_range(&self, gpa: u64, len: u64) -> Result<()> {
+        let refused = |source| Error::System { what: "cannot give pages of the guest back", source };
+        let invalid = || refused(std::io::ErrorKind::InvalidInput.into());
+        let find =
+            |range: &&RamRegion| range.start_addr().0 <= gpa && gpa - range.start_addr().0 < range.len();
+        let region = self.blocks.iter().map(|block| &**block).find(find).ok_or_else(invalid)?;
+        let start = gpa - region.start_addr().0;
+        let whole = start.is_multiple_of(PAGE_SIZE as u64) && len.is_multiple_of(PAGE_SIZE as u64);
+        if !whole || self.is_pinned() || len > region.len() {
+            return Err(invalid());
+        }
+        let done = region.block.advise_part(start as usize, len as usize, Advice::LinuxDontNeed);
+        done.map_err(|error| refused(error.into()))
     }
 
     /// Gives all pages back to the host; the guest sees zeroes afterwards, as after power-on.
@@ -230,6 +282,29 @@ mod tests {
         drop(memory);
         regions.write_obj(7u64, GuestAddress(0x1000)).unwrap();
         assert_eq!(regions.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_part_is_given_back_and_nothing_beside_it() {
+        let memory = GuestMemory::new(64 << 20).unwrap();
+        memory.note_mapped();
+        assert!(!memory.is_pinned());
+        let word = |at| memory.regions().read_obj::<u64>(GuestAddress(at)).unwrap();
+        for page in 0..4 {
+            memory.regions().write_obj(page + 1, GuestAddress(page << 12)).unwrap();
+        }
+        memory.discard_range(0x1000, 0x2000).unwrap();
+        assert_eq!([word(0), word(0x1000), word(0x2000), word(0x3000)], [1, 0, 0, 4]);
+        for (gpa, len) in
+            [(64 << 20, 4096), ((64 << 20) - 4096, 8192), (1, 4096), (0, 1), (u64::MAX - 4095, 4096)]
+        {
+            assert!(memory.discard_range(gpa, len).is_err(), "{gpa:#x} {len:#x}");
+        }
+        // As after a driver that pins: everything is there.
+        memory.regions().write_obj(1u64, GuestAddress((64 << 20) - 8)).unwrap();
+        memory.note_mapped();
+        assert!(memory.is_pinned());
+        assert!(memory.discard_range(0, 4096).is_err());
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl MshvPartition {
                 range.gpa
             )))?;
         }
+        memory.note_mapped();
         // Messages and events of the guest's come as intercepts: the worker is the other end of all of them.
         vm.install_intercept(mshv_install_intercept {
             access_type_mask: HV_INTERCEPT_ACCESS_MASK_EXECUTE,

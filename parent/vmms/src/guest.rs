@@ -54,13 +54,13 @@ async fn ask(socket: &Path, request: &GuestRequest) -> Result<GuestAnswer> {
     }
 }
 
-fn unexpected() -> Error {
+pub(crate) fn unexpected() -> Error {
     Error::Failed("the worker's answer makes no sense; it may be of another version than vmms".into())
 }
 
 impl Manager {
     /// Asks the guest of a virtual machine that runs.
-    async fn ask_guest(&self, name: &str, request: &GuestRequest) -> Result<GuestAnswer> {
+    pub(crate) async fn ask_guest(&self, name: &str, request: &GuestRequest) -> Result<GuestAnswer> {
         let vm = self.show(name)?;
         let VmState::Running { .. } = vm.status else {
             let remedy = if let VmState::Paused { .. } = vm.status { "resume" } else { "start" };

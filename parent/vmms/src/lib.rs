@@ -15,6 +15,7 @@ mod disks;
 pub mod error;
 mod guest;
 pub mod manager;
+mod memory;
 mod network;
 mod process;
 pub mod rest;

@@ -371,7 +371,8 @@ impl Manager {
 impl Entry {
     fn off(id: Uuid, settings: VmSettings) -> Entry {
         let status = VmState::Off(OffReason::NeverStarted);
-        let vm = watch::Sender::new(Vm { id, settings, status, worker: None, console: None, guest: None });
+        let vm = Vm { id, settings, status, memory: None, worker: None, console: None, guest: None };
+        let vm = watch::Sender::new(vm);
         Entry { vm, orders: None }
     }
 }

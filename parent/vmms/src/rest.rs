@@ -11,8 +11,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use parterre_api::guest::{FreezeRequest, GuestAnswer, ItemPool, ItemValue, ShutdownRequest};
 use parterre_api::{
-    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, ServiceChange,
-    StopRequest, Switch, SwitchSettings, Vm, VmSettings,
+    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, MemoryRequest,
+    MemoryStatus, ServiceChange, StopRequest, Switch, SwitchSettings, Vm, VmSettings,
 };
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -54,6 +54,7 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms/{name}/shutdown", post(shut_down))
         .route("/v1/vms/{name}/integration", get(integration))
         .route("/v1/vms/{name}/integration/{service}", put(set_service))
+        .route("/v1/vms/{name}/memory", get(memory).put(set_memory))
         .route("/v1/vms/{name}/items/{pool}", get(items))
         .route("/v1/vms/{name}/items/external/{key}", put(set_item).delete(delete_item))
         .route("/v1/vms/{name}/freeze", post(freeze))
@@ -113,7 +114,7 @@ async fn remove_disk(
 }
 
 async fn show(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
-    Ok(Json(manager.show(&name)?))
+    Ok(Json(manager.show_with_memory(&name).await?))
 }
 
 async fn delete(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<StatusCode> {
@@ -220,6 +221,18 @@ async fn set_service(
 ) -> Answer<Json<IntegrationStatus>> {
     let service: IntegrationService = service.parse().map_err(Error::BadRequest)?;
     Ok(Json(manager.set_service(&name, service, checked(body)?.enabled).await?))
+}
+
+async fn memory(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<MemoryStatus>> {
+    Ok(Json(manager.memory(&name).await?))
+}
+
+async fn set_memory(
+    State(manager): State<Manager>,
+    Path(name): Path<String>,
+    body: Result<Json<MemoryRequest>, JsonRejection>,
+) -> Answer<Json<MemoryStatus>> {
+    Ok(Json(manager.set_memory(&name, checked(body)?).await?))
 }
 
 async fn items(

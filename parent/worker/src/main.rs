@@ -170,7 +170,7 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
     template.devices.devices.extend(storage.devices());
     let adapters = network::adapters(&settings.network_adapters, &spec.network_queues, descriptors)?;
     template.devices.devices.extend(adapters);
-    let guest = Arc::new(Guest::new(spec.id, settings)?);
+    let guest = Arc::new(Guest::new(spec.id, settings, template.memory.clone())?);
     template.devices.attachments.push(guest.clone());
     template.devices.listener = Some(guest.clone());
     let paths = WorkerPaths::new(spec.directory.clone());

@@ -46,6 +46,7 @@ const SYSTEM_CALLS: &[libc::c_long] = &[
     libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_brk,
     // Threads.
     libc::SYS_futex,

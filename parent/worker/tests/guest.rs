@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use parterre_api::guest::{GuestAnswer, GuestRequest, ShutdownRequest};
-use parterre_api::{ErrorCode, IntegrationService, IntegrationStatus, ServiceState, VmSettings};
+use parterre_api::{
+    ErrorCode, IntegrationService, IntegrationStatus, MemoryRequest, ServiceState, VmSettings,
+};
 use parterre_partition::fake::FakePartition;
+use parterre_partition::memory::GuestMemory;
 use parterre_vmbus_server::bus::{Bus, OfferError, OfferId};
 use parterre_vmbus_server::testing::{FakeChannel, FakeGuest};
-use parterre_vmbus_server::{Device, Version};
+use parterre_vmbus_server::{Device, Guid, Version};
 use parterre_vsp_ic::Service;
 use parterre_worker::guest::{Guest, serve};
 use parterre_worker::vsp::Attachment;
@@ -57,7 +60,9 @@ impl Rig {
         let directory = std::env::temp_dir().join(format!("parterre-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let settings = VmSettings { name: "web".into(), ..VmSettings::default() };
-        let guest = Arc::new(Guest::new(Uuid::nil(), &settings).unwrap());
+        let guest = Arc::new(
+            Guest::new(Uuid::nil(), &settings, Arc::new(GuestMemory::new(64 << 20).unwrap())).unwrap(),
+        );
         let bus = Arc::new(TestBus::default());
         guest.attach(bus.clone(), Arc::new(FakePartition::default()));
         let listener = UnixListener::bind(directory.join("guest.sock")).unwrap();
@@ -215,4 +220,49 @@ fn items_are_kept_for_a_guest_that_is_not_ready() {
     }
     assert!(keys.contains(&"VirtualMachineName".to_owned()), "{keys:?}");
     assert_eq!(keys.last().map(String::as_str), Some("role"));
+}
+
+/// Message of dynamic memory.
+fn dynamic(kind: u16, body: &[u8]) -> Vec<u8> {
+    [&kind.to_le_bytes()[..], &(body.len() as u16 + 8).to_le_bytes(), &[0; 4], body].concat()
+}
+
+fn refusal(answer: GuestAnswer) -> (ErrorCode, String) {
+    match answer {
+        GuestAnswer::Failed { code, message } => (code, message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn memory_is_asked_for_when_the_guest_can_give_it() {
+    let rig = Rig::new("memory");
+    let bring = |bytes, seconds| rig.ask(&GuestRequest::SetMemory(MemoryRequest { bytes, seconds }));
+    let (code, message) = refusal(bring(48 << 20, 1));
+    assert!(code == ErrorCode::Conflict && message.contains("hv_balloon"), "{message}");
+    for (bytes, word) in [(66 << 20, "started with 64 MiB"), (16 << 20, "at least 32M"), (1, "2 MiB")] {
+        let (code, message) = refusal(bring(bytes, 1));
+        assert!(code == ErrorCode::BadRequest && message.contains(word), "{message}");
+    }
+    let dynamic_memory = Guid::from_u128(0x525074dc_8985_46e2_8057_a307dc18a502);
+    let device = {
+        let offers = rig.bus.offers.lock().unwrap();
+        offers.iter().flatten().find(|device| device.offer().interface == dynamic_memory).cloned().unwrap()
+    };
+    let mut channel = FakeGuest::new().open(&*device, 0).unwrap();
+    channel.post(0, &dynamic(1, &[0, 0, 2, 0, 0, 0, 0, 0]));
+    channel.post(0, &dynamic(3, &[1; 24]));
+    channel.run().unwrap();
+    assert!(matches!(bring(62 << 20, 0), GuestAnswer::Memory(status) if !status.settled));
+    // The guest gives the second 2 MiB up.
+    channel.run().unwrap();
+    let range = (512u64 | 512 << 40).to_le_bytes();
+    channel.post(0, &dynamic(7, &[&[0, 0, 0, 0, 2, 0, 0, 0][..], &range].concat()));
+    channel.run().unwrap();
+    match bring(62 << 20, 1) {
+        GuestAnswer::Memory(status) => {
+            assert_eq!((status.assigned, status.startup, status.settled), (62 << 20, 64 << 20, true));
+        }
+        other => panic!("{other:?}"),
+    }
 }

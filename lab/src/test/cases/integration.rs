@@ -30,7 +30,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Waits until a shell command succeeds.
-fn until(session: &mut Session, command: &str, limit: Duration) -> Result<()> {
+pub(super) fn until(session: &mut Session, command: &str, limit: Duration) -> Result<()> {
     let seconds = limit.as_secs();
     let wait = format!(
         "end=$(($(date +%s) + {seconds})); until {command}; do \

@@ -26,7 +26,7 @@ const DEPOSITED: &str =
 const PARTITIONS: &str = "ls /sys/kernel/debug/mshv/partition | wc -l";
 /// Free memory in KiB, with what the kernel keeps for later given back first or (each processor's list of free pages)
 /// counted.
-const FREE: &str = "sync; echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory; sleep 1; \
+pub(super) const FREE: &str = "sync; echo 3 >/proc/sys/vm/drop_caches; echo 1 >/proc/sys/vm/compact_memory; sleep 1; \
                     awk '/^MemFree:/ { n += $2 } /^ +count:/ { n += 4 * $2 } END { print n }' \
                     /proc/meminfo /proc/zoneinfo";
 /// The kernel's own memory in KiB.
@@ -35,7 +35,7 @@ const KERNEL: &str = "awk '/^(SUnreclaim|KernelStack|PageTables|Percpu|VmallocUs
 /// How much `MemFree` swings by itself, in KiB. 30 cycles that each lose a guest's tables and no more take more than that.
 const SWING: i64 = 32 << 10;
 
-fn number(session: &mut Session, command: &str) -> Result<i64> {
+pub(super) fn number(session: &mut Session, command: &str) -> Result<i64> {
     succeed(session, command)?.trim().parse().with_context(|| format!("`{command}` printed no number."))
 }
 

@@ -1,5 +1,6 @@
 //! The end-to-end tests, by what they are about.
 
+mod balloon;
 mod boot;
 mod crash;
 mod disk;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         network::CASES,
         integration::CASES,
         memory::CASES,
+        balloon::CASES,
         boot::CASES,
         crash::CASES,
     ]

@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parterre_api::{IntegrationService, IntegrationSettings, VmSettings};
 use parterre_partition::Partition;
+use parterre_partition::memory::GuestMemory;
 use parterre_vmbus_server::bus::{Bus, ConnectListener, ConnectRequest, OfferId};
 use parterre_vmbus_server::{Device, Version};
 use parterre_vsp_ic::Component;
@@ -32,6 +33,7 @@ pub use server::serve;
 
 use crate::processor::log_line;
 use crate::vsp::Attachment;
+use crate::vsp::memory::Memory;
 
 /// From 1601 to 1970 in seconds.
 const UNIX_EPOCH_SECONDS: u64 = 11_644_473_600;
@@ -75,6 +77,7 @@ pub struct Guest {
     backup: Component<Backup>,
     copy: Component<FileCopy>,
     keyboard: Keyboard,
+    memory: Memory,
     sockets: Sockets,
     partition: Current,
     offers: Mutex<Offers>,
@@ -94,11 +97,11 @@ fn facts(id: Uuid, name: &str) -> Vec<Item> {
 }
 
 impl Guest {
-    /// The services of a virtual machine with these settings.
+    /// The services of a virtual machine with these settings and this RAM.
     ///
     /// # Errors
     /// There is no file descriptor left.
-    pub fn new(id: Uuid, settings: &VmSettings) -> std::io::Result<Guest> {
+    pub fn new(id: Uuid, settings: &VmSettings, ram: Arc<GuestMemory>) -> std::io::Result<Guest> {
         let IntegrationSettings { items, .. } = &settings.integration;
         let items =
             items.iter().map(|(key, value)| Item { key: key.clone(), value: value.clone() }).collect();
@@ -113,6 +116,7 @@ impl Guest {
             backup: Component::new(Backup::default())?,
             copy: Component::new(FileCopy::default())?,
             keyboard: Keyboard::new()?,
+            memory: Memory::new(ram)?,
             sockets: Sockets::new(),
             partition,
             offers: Mutex::new(Offers { enabled, ..Offers::default() }),
@@ -181,8 +185,12 @@ impl Guest {
 impl Attachment for Guest {
     fn attach(&self, bus: Arc<dyn Bus>, partition: Arc<dyn Partition>) {
         *lock(&self.partition) = Some(partition);
-        if let Err(error) = bus.offer(Arc::new(self.keyboard.clone())) {
-            log_line(format_args!("no keyboard: {error}"));
+        let devices: [(&str, Arc<dyn Device>); 2] =
+            [("keyboard", Arc::new(self.keyboard.clone())), ("dynamic memory", self.memory.device())];
+        for (name, device) in devices {
+            if let Err(error) = bus.offer(device) {
+                log_line(format_args!("no {name}: {error}"));
+            }
         }
         let mut offers = lock(&self.offers);
         offers.bus = Some(bus);

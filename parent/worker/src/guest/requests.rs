@@ -118,6 +118,8 @@ impl Guest {
                     Err(message) => wrong_keys(message),
                 }
             }
+            GuestRequest::Memory => GuestAnswer::Memory(self.memory.status()),
+            GuestRequest::SetMemory(request) => self.memory.bring(request),
             GuestRequest::SyncTime => {
                 self.time_went_on();
                 GuestAnswer::Done

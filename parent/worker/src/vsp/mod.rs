@@ -1,6 +1,7 @@
 //! The synthetic devices of a machine: what stands on its VMBus.
 
 pub mod hotplug;
+pub mod memory;
 pub mod network;
 pub mod storage;
 
