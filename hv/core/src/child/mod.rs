@@ -9,6 +9,7 @@ mod assist;
 mod cpuid;
 mod intercept;
 mod msr;
+mod overlays;
 mod pages;
 mod policy;
 mod privileges;
@@ -32,7 +33,7 @@ pub(crate) use crate::hypervisor::ChildRef;
 use crate::{
     hypervisor::{Hypervisor, Translations},
     machine::{Machine, TableSource},
-    memory::{AddressSpace, OverlayId, Owner, Pool, Tables, Visible},
+    memory::{AddressSpace, Owner, Pool, Tables, Visible},
     parent::Signal,
     time::Clock,
 };
@@ -441,15 +442,6 @@ impl<M: Machine> Child<M> {
     pub(crate) fn repeat_signals(&self, hv: &Hypervisor<M>, lp: usize) {
         for vp in self.vps().filter(|vp| vp.schedule.is_owed(lp)) {
             self.carry_out(hv, &vp, Woken::Signal(lp));
-        }
-    }
-
-    /// Takes the frame of an overlay page out to be placed; see [`OverlayId`].
-    pub(crate) fn overlay_index(id: OverlayId) -> Option<usize> {
-        match id {
-            OverlayId::Hypercall => Some(0),
-            OverlayId::ReferenceTsc => Some(1),
-            _ => None,
         }
     }
 }

@@ -96,7 +96,6 @@ pub(super) fn set<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) ->
     let input: SetPartitionPropertyInput = call.header()?;
     let child = hv.child(input.partition_id)?;
     let value = input.property_value;
-    let now = hv.machine.tsc();
     match input.property_code {
         Code::SYNTHETIC_PROC_FEATURES => {
             child.expect(Stage::Created)?;
@@ -108,7 +107,7 @@ pub(super) fn set<M: Machine>(hv: &Hypervisor<M>, lp: usize, call: &Call<'_>) ->
             1 => child.freeze(hv),
             _ => return Err(HvStatus::INVALID_PARAMETER),
         },
-        Code::REFERENCE_TIME => child.clock.write().set_reference_time(value, now),
+        Code::REFERENCE_TIME => child.set_reference_time(hv, value),
         Code::PROCESSORS_PER_SOCKET => {
             let count = u32::try_from(value).ok().filter(|count| *count <= crate::child::MAX_VPS);
             child.policy.write().processors_per_socket = count.ok_or(HvStatus::INVALID_PARAMETER)?;

@@ -22,14 +22,14 @@ use std::{
 use zerocopy::FromZeros;
 
 /// A child with one processor whose code accesses registers.
-struct Child {
-    rig: Rig,
-    id: PartitionId,
+pub(super) struct Child {
+    pub rig: Rig,
+    pub id: PartitionId,
     shared: Shared,
 }
 
 impl Child {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut rig = Rig::new();
         let (id, shared) = rig.guest();
         rig.give_memory(id, 0, 16);
@@ -53,12 +53,12 @@ impl Child {
         script.take_delivered().pop().map_or(Ok(after), Err)
     }
 
-    fn read(&mut self, number: u32) -> Result<u64, GeneralProtection> {
+    pub fn read(&mut self, number: u32) -> Result<u64, GeneralProtection> {
         let answer = self.run(&[], Exit::ReadMsr { msr: number, length: Some(2) });
         answer.map(|[rax, _, _, rdx]| rdx << 32 | rax).map_err(only_gp)
     }
 
-    fn write(&mut self, number: u32, value: u64) -> Result<(), GeneralProtection> {
+    pub fn write(&mut self, number: u32, value: u64) -> Result<(), GeneralProtection> {
         self.run(&[], Exit::WriteMsr { msr: number, value, length: Some(2) }).map(|_| ()).map_err(only_gp)
     }
 

@@ -18,6 +18,7 @@ mod start;
 mod state;
 mod steps;
 mod synic;
+mod time_page;
 mod wakes;
 mod xmm;
 

@@ -19,7 +19,13 @@ const PARENT: PageOwner = PageOwner::Parent { lends: 0 };
 const LARGE: MapGpaFlags = RWX.union(MapGpaFlags::LARGE_PAGE);
 
 impl Rig {
-    fn unmap(&mut self, id: PartitionId, page: u64, count: u16, flags: UnmapGpaFlags) -> (HvStatus, u16) {
+    pub(super) fn unmap(
+        &mut self,
+        id: PartitionId,
+        page: u64,
+        count: u16,
+        flags: UnmapGpaFlags,
+    ) -> (HvStatus, u16) {
         let header = UnmapGpaPagesInput {
             target_partition_id: id,
             target_gpa_base: page,

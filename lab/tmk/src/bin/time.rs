@@ -18,6 +18,7 @@ tmk::program!("time":
     page_agrees_with_counter,
     page_grows_on_all_processors,
     page_can_be_disabled,
+    page_can_be_moved,
     tsc_frequency_is_that_of_the_counter,
     page_scale_is_that_of_the_frequency,
 );
@@ -175,6 +176,27 @@ fn page_can_be_disabled() -> TestResult {
     let below = PAGE.read(1);
     check!(shown != 0x1111_1111_1111_1111, "the page does not cover memory");
     check!(below == 0x1111_1111_1111_1111, "memory below the page has changed to {below:#x}");
+    Ok(())
+}
+
+/// What it covered comes back, and what it covers now is not seen; nobody writes either.
+fn page_can_be_moved() -> TestResult {
+    need!(ACCESS_PARTITION_REFERENCE_TSC);
+    static OTHER: hv::Page = hv::Page::new();
+    const BELOW: u64 = 0x2222_2222_2222_2222;
+    wrmsr(msr::REFERENCE_TSC, 0);
+    PAGE.fill(BELOW);
+    OTHER.fill(BELOW);
+    for _ in 0..10 {
+        wrmsr(msr::REFERENCE_TSC, OTHER.address() | 1);
+        let (first, second) = (PAGE.read(1), OTHER.read(1));
+        check!(first == BELOW && second != BELOW, "moved there: {first:#x} and {second:#x}");
+        wrmsr(msr::REFERENCE_TSC, PAGE.address() | 1);
+        let (first, second) = (PAGE.read(1), OTHER.read(1));
+        check!(first != BELOW && second == BELOW, "moved back: {first:#x} and {second:#x}");
+    }
+    wrmsr(msr::REFERENCE_TSC, 0);
+    check!(PAGE.read(1) == BELOW && OTHER.read(1) == BELOW, "memory below the page has changed");
     Ok(())
 }
 
