@@ -35,6 +35,9 @@ impl Rates {
     }
 }
 
+/// The bits of the divide configuration register.
+const DIVIDE: u32 = 0xB;
+
 /// The timer's registers and what it is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timer {
@@ -79,10 +82,15 @@ impl Timer {
         self.deadline = 0;
     }
 
+    /// Whether the divide configuration is what a write of `divide` would make it.
+    pub fn has_divide(&self, divide: u32) -> bool {
+        self.divide == divide & DIVIDE
+    }
+
     /// Changes the divide configuration: the count goes on from where it is, at the new speed.
     pub fn set_divide(&mut self, divide: u32, mode: TimerMode, now: u64, rates: Rates) {
         let count = self.current(mode, now, rates);
-        self.divide = divide & 0xB;
+        self.divide = divide & DIVIDE;
         self.resume(count, now, rates);
     }
 

@@ -7,9 +7,9 @@
 
 use super::Exiting;
 
-/// How many are kept: a kernel has some dozen places that exit often. A power of two.
-const ENTRIES: usize = 1 << ENTRY_BITS;
-const ENTRY_BITS: u32 = 5;
+/// The sets that entries are kept in, each for two: a kernel has some dozen places that exit often. A power of two.
+const SETS: usize = 1 << SET_BITS;
+const SET_BITS: u32 = 5;
 
 /// An instruction in 64-bit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,24 +30,26 @@ impl Place {
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Lengths([Option<(Place, u8)>; ENTRIES]);
+pub struct Lengths([[Option<(Place, u8)>; 2]; SETS]);
 
 impl Lengths {
     /// The length of the instruction at `place`, if it is known.
     #[inline]
     pub fn find(&self, place: &Place) -> Option<u8> {
-        self.0[index(place)].filter(|(known, _)| known == place).map(|(_, length)| length)
+        let entry = self.0[set(place)].iter().flatten().find(|(known, _)| known == place);
+        entry.map(|(_, length)| *length)
     }
 
-    /// Remembers the length of the instruction at `place`.
+    /// Remembers the length of the instruction at `place`, instead of that which came into its set before the last.
     pub fn insert(&mut self, place: Place, length: u8) {
-        self.0[index(&place)] = Some((place, length));
+        let [newer, older] = &mut self.0[set(&place)];
+        *older = newer.replace((place, length));
     }
 }
 
 /// Spreads what lies close together (Fibonacci hashing: the multiplier is 2^64 divided by the golden ratio).
-fn index(place: &Place) -> usize {
-    (place.rip.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - ENTRY_BITS)) as usize
+fn set(place: &Place) -> usize {
+    (place.rip.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - SET_BITS)) as usize
 }
 
 #[cfg(test)]
@@ -65,6 +67,8 @@ mod tests {
         assert_eq!(lengths.find(&cpuid(0x1234, 0x2000)), None);
         assert_eq!(lengths.find(&Place::new(0x1234, 0x1000, Exiting::ReadMsr)), None);
         lengths.insert(cpuid(0x1234, 0x2000), 2);
+        assert_eq!(lengths.find(&cpuid(0x1234, 0x1000)), Some(3));
+        lengths.insert(cpuid(0x1234, 0x3000), 2);
         assert_eq!(lengths.find(&cpuid(0x1234, 0x1000)), None);
     }
 

@@ -231,10 +231,16 @@ impl LocalApic {
         Ok(())
     }
 
+    /// Guests write all of the timer's registers whenever they arm it; what stays as it is moves no deadline.
     fn write_lvt_timer(&mut self, word: u32, context: &Context<'_>) -> Result<Effect, Fault> {
-        self.settle_timer(context);
-        let before = self.table.timer_mode();
+        let (before, old) = (self.table.timer_mode(), self.table.timer);
         self.write_lvt(Register::LvtTimer, word)?;
+        let new = core::mem::replace(&mut self.table.timer, old);
+        if new == old {
+            return Ok(Effect::None);
+        }
+        self.settle_timer(context);
+        self.table.timer = new;
         let after = self.table.timer_mode();
         // Changing to or from TSC-deadline mode disarms the timer (SDM 3A 12.5.4.1).
         if before != after && (before == TimerMode::Deadline || after == TimerMode::Deadline) {
@@ -244,6 +250,9 @@ impl LocalApic {
     }
 
     fn write_timer(&mut self, register: Register, word: u32, context: &Context<'_>) -> Effect {
+        if register == Register::DivideConfiguration && self.timer.has_divide(word) {
+            return Effect::None;
+        }
         self.settle_timer(context);
         let mode = self.table.timer_mode();
         let rates = self.configuration.rates;

@@ -161,3 +161,20 @@ fn timer_only() {
     assert_eq!(f.apic.timer_vector(), None);
     assert_eq!(f.deadline(), None);
 }
+
+#[test]
+fn registers_written_with_what_they_hold_move_no_deadline() {
+    let mut f = Fixture::reset(3);
+    f.apic = LocalApic::timer_only(f.apic.configuration, &f.incoming);
+    assert_eq!(f.msr_write(0x832, 0xEC), Ok(Effect::TimerChanged));
+    assert_eq!(f.msr_write(0x83E, 0xB), Ok(Effect::TimerChanged));
+    assert_eq!(f.msr_write(0x838, 1000), Ok(Effect::TimerChanged));
+    let deadline = f.deadline();
+    f.tsc += 5000;
+    assert_eq!(f.msr_write(0x832, 0xEC), Ok(Effect::None));
+    assert_eq!(f.msr_write(0x83E, 0xB), Ok(Effect::None));
+    assert_eq!(f.deadline(), deadline);
+    assert_eq!(f.msr_write(0x83E, 0xA), Ok(Effect::TimerChanged));
+    assert_ne!(f.deadline(), deadline);
+    assert_eq!(f.msr_write(0x838, 1000), Ok(Effect::TimerChanged));
+}
