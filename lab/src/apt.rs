@@ -220,6 +220,16 @@ impl Suite {
     }
 }
 
+/// Whether this machine's apt refuses what an archive signed too long ago: some mirrors lag behind, on purpose.
+///
+/// # Errors
+/// When apt cannot be run.
+pub fn checks_age() -> Result<bool> {
+    let said =
+        tool::output(Command::new("apt-config").args(["shell", "CHECKS", "Acquire::Check-Valid-Until/b"]))?;
+    Ok(said.trim() != "CHECKS='false'")
+}
+
 fn unpack_all(archives: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let mut packages = 0;

@@ -15,8 +15,12 @@ const UEFI: &str = "x86_64-unknown-uefi";
 /// The target of the test programs that are guests by themselves.
 const BARE: &str = "x86_64-unknown-none";
 /// What runs in the parent besides the lab's agent: package, program.
-const STACK: [(&str, &str); 3] =
-    [("parterre-cli", "parterre"), ("parterre-vmms", "vmms"), ("parterre-worker", "vmwp")];
+const STACK: [(&str, &str); 4] = [
+    ("parterre-cli", "parterre"),
+    ("parterre-vmms", "vmms"),
+    ("parterre-worker", "vmwp"),
+    ("parterre-dhcp", "vdhcp"),
+];
 const AGENT: (&str, &str) = ("parterre-lab-agent", "lab-agent");
 
 /// Programs for the parent, without debugging information.

@@ -31,9 +31,7 @@ pub fn run(exec: &Exec) -> Result<ExitCode> {
     let mut spec = exec.machine.spec()?;
     let mut wish = exec.parent.wish()?;
     if let Some(release) = &exec.parent.guest_system {
-        let system = guest::system(release)?;
-        wish.extras.files.extend(system.files());
-        spec.scratch.push(system.disk);
+        guest::system(release)?.give(&mut spec, &mut wish);
     }
     let mut session = Session::start(&spec, &wish, Duration::from_secs(exec.boot_timeout))?;
     let limit = Duration::from_secs(exec.timeout);

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::kernel::release;
+use crate::boxes::BoxSpec;
 use crate::install::as_root;
-use crate::{cache, progress, tool};
+use crate::media::Wish;
+use crate::{apt, cache, progress, tool};
 
 /// What a system holds besides what every Debian does.
 const PACKAGES: &str = "systemd-sysv,udev,dbus,linux-image-cloud-amd64,initramfs-tools,openssh-server,iproute2,iputils-ping,\
@@ -36,10 +38,12 @@ pub struct System {
 }
 
 impl System {
-    /// The files that a parent needs, by their place there.
-    pub fn files(&self) -> [(String, PathBuf); 3] {
-        [("lab/guest-kernel", &self.kernel), ("lab/guest-initrd", &self.initrd), ("lab/guest-key", &self.key)]
-            .map(|(place, file)| (place.to_owned(), file.clone()))
+    /// Gives a box the system: its files in the parent below `/lab`, its disk, and ssh to reach it.
+    pub fn give(self, spec: &mut BoxSpec, wish: &mut Wish) {
+        let files = [("kernel", self.kernel), ("initrd", self.initrd), ("key", self.key)];
+        wish.extras.files.extend(files.map(|(name, file)| (format!("lab/guest-{name}"), file)));
+        wish.extras.packages.push("openssh-client".into());
+        spec.scratch.push(self.disk);
     }
 }
 
@@ -71,12 +75,16 @@ fn make(suite: &str, sources: PathBuf, part: &Path, step: &progress::Step) -> Re
     step.at("installing its packages");
     let mut command = as_root();
     command.args(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory"]);
+    // What this machine's apt is told about the age of what an archive says holds for the system's, too.
+    command.arg(format!("--aptopt=Acquire::Check-Valid-Until \"{}\"", apt::checks_age()?));
     command.arg(format!("--include={PACKAGES}")).arg(format!("--customize-hook={}", hook.display()));
     tool::output(command.arg(suite).arg(&root).arg(sources))?;
     step.at("writing its disk");
+    // With an identity the system does not think it starts for the first time.
     let owner = rustix::process::geteuid().as_raw();
     let script = format!(
         "set -e; cp -L root/boot/vmlinuz-* kernel; cp -L root/boot/initrd.img-* initrd; mv root/root/lab-key key; \
+         tr -d - </proc/sys/kernel/random/uuid >root/etc/machine-id; \
          chown {owner} kernel initrd key; chmod 600 key; /usr/sbin/mke2fs -q -t ext4 -L guest-root -d root disk {DISK}; \
          chown {owner} disk; rm -rf root hook"
     );

@@ -221,15 +221,13 @@ fn boot(setting: &Setting, args: &TestArgs, name: &str) -> Result<Session> {
     let mut spec: BoxSpec = setting.spec.parse()?;
     let mut wish = wish(setting, args, name)?;
     if !setting.system.is_empty() {
-        let system = guest::system(setting.system)?;
-        wish.extras.files.extend(system.files());
-        spec.scratch.push(system.disk);
+        guest::system(setting.system)?.give(&mut spec, &mut wish);
     }
     Session::start(&spec, &wish, BOOT)
 }
 
 fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
-    let with_stack = !setting.guest.is_empty() || setting.test_kernels;
+    let with_stack = !setting.guest.is_empty() || !setting.system.is_empty() || setting.test_kernels;
     let mut wish = Wish { efi: args.efi.clone(), with_stack, ..Wish::default() };
     if setting.bare {
         wish.below = Below::Nothing;

@@ -55,8 +55,8 @@ pub use integration::{
 };
 pub use memory::{MIN_ASSIGNED, MemoryRequest, MemoryStatus};
 pub use network::{
-    AdapterOptions, AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchKind,
-    SwitchSettings, parse_prefix,
+    AdapterOptions, AdapterRequest, AddressLease, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch,
+    SwitchKind, SwitchSettings, parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};

@@ -1,6 +1,7 @@
 //! Virtual switches, and the network adapters of virtual machines.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -125,6 +126,9 @@ pub enum SwitchKind {
         /// The parent's address in it, with the length of the prefix: `192.168.100.1/24`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         address: Option<String>,
+        /// Guests are given addresses of the same subnet by DHCP.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dhcp: bool,
     },
     /// Virtual machines only.
     Private,
@@ -167,6 +171,21 @@ pub struct Switch {
     /// Virtual machines with adapters that are plugged into it.
     #[serde(default)]
     pub virtual_machines: Vec<String>,
+    /// The addresses that guests have been given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leases: Vec<AddressLease>,
+}
+
+/// An address that a guest has from a switch's DHCP server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressLease {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The adapter that has it.
+    pub mac: MacAddress,
+    /// The virtual machine of that adapter, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_machine: Option<String>,
 }
 
 /// An IP address with the length of its prefix.
@@ -183,6 +202,17 @@ pub fn parse_prefix(text: &str) -> Result<(std::net::IpAddr, u8), String> {
         return Err(error());
     }
     Ok((address, prefix))
+}
+
+/// Checks the parent's address, and that there are others beside it if guests are to be given some.
+fn check_internal(address: &str, dhcp: bool) -> Result<(), String> {
+    let (own, prefix) = parse_prefix(address)?;
+    if dhcp && !(own.is_ipv4() && (8..=30).contains(&prefix)) {
+        return Err(format!(
+            "{address} leaves no addresses for guests; DHCP takes an IPv4 prefix of 8 to 30 bits"
+        ));
+    }
+    Ok(())
 }
 
 impl SwitchSettings {
@@ -207,7 +237,10 @@ impl SwitchSettings {
         }
         match &self.kind {
             SwitchKind::External { interface, .. } => check_interface(interface),
-            SwitchKind::Internal { address: Some(address) } => parse_prefix(address).map(drop),
+            SwitchKind::Internal { address: Some(address), dhcp } => check_internal(address, *dhcp),
+            SwitchKind::Internal { address: None, dhcp: true } => {
+                Err("for DHCP the switch needs an address of this host's; give one with --address".into())
+            }
             _ => Ok(()),
         }
     }
@@ -301,8 +334,15 @@ mod tests {
         for interface in ["", "a b", "a/b", "sixteencharacter"] {
             assert!(check("x", SwitchKind::External { interface: interface.into(), shared: false }).is_err());
         }
-        assert!(check("x", SwitchKind::Internal { address: Some("10.0.0.1".into()) }).is_err());
-        assert_eq!(check("x", SwitchKind::Internal { address: None }), Ok(()));
+        let internal = |address: Option<&str>, dhcp| {
+            check("x", SwitchKind::Internal { address: address.map(String::from), dhcp })
+        };
+        assert!(internal(Some("10.0.0.1"), false).is_err());
+        assert_eq!((internal(None, false), internal(Some("fd00::1/64"), false)), (Ok(()), Ok(())));
+        assert_eq!(internal(Some("10.0.0.1/30"), true), Ok(()));
+        for bad in [None, Some("10.0.0.1/31"), Some("10.0.0.1/7"), Some("fd00::1/64")] {
+            assert!(internal(bad, true).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl Paths {
         self.state.join("vmms.db")
     }
 
+    /// The addresses that the DHCP servers of switches have given.
+    pub fn leases(&self) -> PathBuf {
+        self.state.join("leases")
+    }
+
     /// The service's socket.
     pub fn api_socket(&self) -> PathBuf {
         self.runtime.join("vmms.sock")

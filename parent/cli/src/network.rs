@@ -56,6 +56,9 @@ pub struct CreateSwitch {
     /// This host's address in an internal switch, as 192.168.100.1/24.
     #[arg(long, value_name = "ADDRESS/PREFIX", conflicts_with = "interface")]
     pub address: Option<String>,
+    /// Give guests addresses of that prefix by DHCP; no router and no name server.
+    #[arg(long, requires = "address")]
+    pub dhcp: bool,
 }
 
 /// Commands about the network adapters of a virtual machine.
@@ -147,7 +150,7 @@ fn settings(create: CreateSwitch) -> SwitchSettings {
         Type::External => {
             SwitchKind::External { interface: create.interface.unwrap_or_default(), shared: create.share }
         }
-        Type::Internal => SwitchKind::Internal { address: create.address },
+        Type::Internal => SwitchKind::Internal { address: create.address, dhcp: create.dhcp },
         Type::Private => SwitchKind::Private,
     };
     SwitchSettings { name: create.name, kind }
@@ -157,8 +160,11 @@ fn joins(kind: &SwitchKind) -> String {
     match kind {
         SwitchKind::External { interface, shared: false } => interface.clone(),
         SwitchKind::External { interface, shared: true } => format!("{interface}, shared with this host"),
-        SwitchKind::Internal { address: Some(address) } => format!("this host as {address}"),
-        SwitchKind::Internal { address: None } => "this host".into(),
+        SwitchKind::Internal { address: Some(address), dhcp: false } => format!("this host as {address}"),
+        SwitchKind::Internal { address: Some(address), dhcp: true } => {
+            format!("this host as {address}, which gives addresses by DHCP")
+        }
+        SwitchKind::Internal { address: None, .. } => "this host".into(),
         SwitchKind::Private => "-".into(),
     }
 }
@@ -200,6 +206,10 @@ fn print_switch(switch: &Switch) -> Result<(), Error> {
     ];
     if !switch.virtual_machines.is_empty() {
         pairs.push(("Virtual machines", switch.virtual_machines.join(", ")));
+    }
+    for lease in &switch.leases {
+        let name = lease.virtual_machine.as_deref().unwrap_or("no virtual machine");
+        pairs.push(("Address given", format!("{} to {} of {name}", lease.address, lease.mac)));
     }
     print_pairs(pairs)
 }

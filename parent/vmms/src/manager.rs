@@ -56,7 +56,8 @@ impl Manager {
     /// its worker.
     pub fn new(paths: Paths, worker_program: PathBuf, store: Store) -> Result<Manager> {
         let definitions = store.all()?;
-        let network = Switches::new(store.switches()?);
+        let dhcp = worker_program.with_file_name("vdhcp");
+        let network = Switches::new(store.switches()?, dhcp, paths.leases());
         let entries = definitions.into_iter().map(|(id, settings)| (id, Entry::off(id, settings))).collect();
         let (store, entries) = (Mutex::new(store), Mutex::new(entries));
         let changing = tokio::sync::Mutex::default();

@@ -1,7 +1,8 @@
 //! Requests about switches and network adapters.
 
 use parterre_api::{
-    AdapterRequest, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchSettings, Vm,
+    AdapterRequest, AddressLease, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchSettings,
+    Vm,
 };
 use parterre_partition::tap::Queue;
 use uuid::Uuid;
@@ -33,7 +34,11 @@ impl Manager {
         let uses =
             |vm: &Vm| vm.settings.network_adapters.iter().any(|adapter| adapter.switch == settings.name);
         let virtual_machines = self.list().into_iter().filter(uses).map(|vm| vm.settings.name).collect();
-        Switch { id, bridge: bridge_name(id), trouble, virtual_machines, settings }
+        let leases = self.network().dhcp.leases(id).into_iter();
+        let leases = leases
+            .map(|(mac, address)| AddressLease { address, mac, virtual_machine: self.user_of(mac) })
+            .collect();
+        Switch { id, bridge: bridge_name(id), trouble, virtual_machines, leases, settings }
     }
 
     /// Makes a switch. When this returns, it works, and its definition is on the disk.

@@ -6,37 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
-};
-use rustix::process::{Gid, Resource, Rlimit, Uid, geteuid, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
-};
-use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
-};
+pub use parterre_sandbox::SandboxError;
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 /// Most open files: processors, console and control connections, VMBus channels with what their devices wait for.
 const MAX_FILES: u64 = 4096;
-
-/// The user that workers run as, on machines that have it.
-const USER: &str = "vmwp";
-
-/// What of the sandbox could not be put up.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// A limit or a privilege.
-    #[error("cannot give up privileges: {0}")]
-    Privileges(#[from] rustix::io::Errno),
-    /// Landlock.
-    #[error("cannot close off the file system: {0}")]
-    Landlock(#[from] RulesetError),
-    /// Seccomp.
-    #[error("cannot restrict system calls: {0}")]
-    Seccomp(String),
-}
 
 /// System calls that a running worker makes.
 const SYSTEM_CALLS: &[libc::c_long] = &[
@@ -134,61 +108,12 @@ const REQUESTS: [libc::Ioctl; 13] = [
 
 /// Puts the sandbox up, for this thread and all that it starts.
 pub fn enter() -> Result<(), SandboxError> {
-    set_limit(Resource::Nofile, MAX_FILES)?;
-    set_limit(Resource::Core, 0)?;
-    become_user()?;
-    set_no_new_privs(true)?;
-    close_file_system()?;
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    restrict_system_calls()
-}
-
-/// Becomes [`USER`], in its group alone, if root is what it was and the machine has that user.
-fn become_user() -> rustix::io::Result<()> {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let Some((uid, gid)) = user(&users).filter(|_| geteuid().is_root()) else { return Ok(()) };
-    set_thread_groups(&[])?;
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)
-}
-
-/// The ids of [`USER`] in the text of `/etc/passwd`, never root's.
-fn user(passwd: &str) -> Option<(Uid, Gid)> {
-    let line = passwd.lines().find(|line| line.split(':').next() == Some(USER))?;
-    let mut ids = line.split(':').skip(2).map(str::parse::<u32>);
-    let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
-    (uid != 0 && gid != 0).then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))
-}
-
-fn set_limit(resource: Resource, value: u64) -> rustix::io::Result<()> {
-    setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
-}
-
-/// Forbids every access to files by path, and every TCP bind and connect where the kernel can.
-fn close_file_system() -> Result<(), RulesetError> {
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V5))?
-        .handle_access(AccessNet::from_all(ABI::V5))?
-        .create()?
-        .restrict_self()?;
-    Ok(())
-}
-
-/// Everything that is not in the list fails with "operation not permitted".
-fn restrict_system_calls() -> Result<(), SandboxError> {
-    let failed = |error: &dyn std::fmt::Display| SandboxError::Seccomp(error.to_string());
+    parterre_sandbox::give_up_rights(MAX_FILES)?;
+    let failed = |error: seccompiler::BackendError| SandboxError::Seccomp(error.to_string());
     let mut rules: BTreeMap<i64, Vec<_>> = SYSTEM_CALLS.iter().map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_ioctl, ioctl_rules().map_err(|e| failed(&e))?);
-    rules.insert(libc::SYS_tgkill, own_threads().map_err(|e| failed(&e))?);
-    let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, TargetArch::x86_64)
-        .map_err(|e| failed(&e))?;
-    let rest: seccompiler::BpfProgram =
-        filter.try_into().map_err(|e: seccompiler::BackendError| failed(&e))?;
-    let program = [running_first(), rest].concat();
-    seccompiler::apply_filter(&program).map_err(|e| failed(&e))
+    rules.insert(libc::SYS_ioctl, ioctl_rules().map_err(failed)?);
+    rules.insert(libc::SYS_tgkill, own_threads().map_err(failed)?);
+    parterre_sandbox::allow_only(rules, running_first())
 }
 
 /// Lets the request pass at once with which a virtual processor runs, and leaves everything else to the program that follows.
@@ -236,18 +161,4 @@ fn ioctl_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         rules.push(rule(SeccompCmpOp::Eq, request)?);
     }
     Ok(rules)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_users_ids_are_read() {
-        let ids = |text| user(text).map(|(uid, gid)| (uid.as_raw(), gid.as_raw()));
-        assert_eq!(ids("root:x:0:0:::\nvmwp:x:901:902::/:/bin/false\n"), Some((901, 902)));
-        for none in ["", "vmwp:x:0:0::/:/bin/false", "vmwp", "vmwp:x:a:b", "vmwp2:x:901:901::", ":::"] {
-            assert_eq!(ids(none), None, "{none}");
-        }
-    }
 }

@@ -3,12 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use parterre_vmbus_server::protocol::offer::PIPE_TYPE_MESSAGE;
 use parterre_vmbus_server::{
     ChannelError, Device, Guid, Handler, Offer, OutPacket, Packet, Queue, Wait, Waker, Written,
 };
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::U32;
 
 use crate::keys::Stroke;
 use crate::wire::{self, FromGuest, VERSION};
@@ -17,9 +14,6 @@ const INTERFACE: Guid = Guid::from_u128(0xf912ad6d_2b17_48ea_bd65_f927a61c7684);
 const INSTANCE: Guid = Guid::from_u128(0xd34b2567_b9b6_42b9_8778_0a4ec0b955bf);
 /// Strokes that may wait; a guest that takes none loses the rest.
 const MAX_STROKES: usize = 4096;
-/// Packet type of data in a pipe.
-const PIPE_DATA: u32 = 1;
-const PIPE_HEADER: usize = 8;
 
 /// The keyboard's lights, as the guest wants them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +94,7 @@ impl Keyboard {
 
 impl Device for Keyboard {
     fn offer(&self) -> Offer {
-        Offer::pipe(INTERFACE, INSTANCE, PIPE_TYPE_MESSAGE)
+        Offer::new(INTERFACE, INSTANCE)
     }
 
     fn open(&self, _queue: &mut Queue) -> Result<Box<dyn Handler>, ChannelError> {
@@ -119,9 +113,8 @@ struct Channel {
 impl Channel {
     /// Sends a message; `false` if there is no room.
     fn send(&mut self, queue: &mut Queue, message: &[u8]) -> Result<bool, ChannelError> {
-        let header = [U32::new(PIPE_DATA), U32::new(message.len() as u32)];
         let packet = OutPacket::Inband { transaction_id: self.sent, completion_requested: false };
-        if queue.write(&packet, &[header.as_bytes(), message])? == Written::Full {
+        if queue.write(&packet, &[message])? == Written::Full {
             return Ok(false);
         }
         self.sent = self.sent.wrapping_add(1);
@@ -129,7 +122,7 @@ impl Channel {
     }
 
     fn take(&mut self) -> Result<(), ChannelError> {
-        let message = self.packet.payload().get(PIPE_HEADER..).and_then(wire::read);
+        let message = wire::read(self.packet.payload());
         let mut inner = self.shared.lock();
         match message {
             None => return Err(ChannelError::protocol("keyboard: a message is cut off")),

@@ -4,12 +4,8 @@ use parterre_vmbus_server::ChannelError;
 use parterre_vmbus_server::testing::{FakeChannel, FakeGuest};
 use parterre_vsp_input::{Keyboard, Lights, State, keys};
 
-fn pipe(message: &[u8]) -> Vec<u8> {
-    [&1u32.to_le_bytes(), &(message.len() as u32).to_le_bytes(), message].concat()
-}
-
 fn ask(channel: &mut FakeChannel, version: u32) -> Vec<u8> {
-    channel.post(1, &pipe(&[[1, 0, 0, 0], version.to_le_bytes()].concat()));
+    channel.post(1, &[[1, 0, 0, 0], version.to_le_bytes()].concat());
     channel.run().unwrap();
     channel.receive().unwrap().payload().to_vec()
 }
@@ -21,16 +17,16 @@ fn a_guest_takes_strokes_once_it_has_a_version() {
     assert!(!keyboard.press(&strokes));
     let guest = FakeGuest::new();
     let mut channel = guest.open(&keyboard, 0).unwrap();
-    assert_eq!(ask(&mut channel, 2 << 16)[8..16], [2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(ask(&mut channel, 2 << 16)[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(keyboard.state(), State::Opened);
     assert!(!keyboard.press(&strokes));
-    assert_eq!(ask(&mut channel, 1 << 16)[8..16], [2, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(ask(&mut channel, 1 << 16)[..8], [2, 0, 0, 0, 1, 0, 0, 0]);
     assert!(keyboard.press(&strokes));
     channel.run().unwrap();
     let packets = channel.receive_all();
     assert_eq!(packets.len(), 6);
-    assert_eq!(packets[2].payload()[..20], pipe(&[3, 0, 0, 0, 0x53, 0, 0, 0, 4, 0, 0, 0])[..]);
-    channel.post(2, &pipe(&[4, 0, 0, 0, 6, 0]));
+    assert_eq!(packets[2].payload()[..12], [3, 0, 0, 0, 0x53, 0, 0, 0, 4, 0, 0, 0]);
+    channel.post(2, &[4, 0, 0, 0, 6, 0]);
     channel.run().unwrap();
     assert_eq!(keyboard.lights(), Lights { scroll_lock: false, num_lock: true, caps_lock: true });
     drop(channel);
@@ -65,12 +61,9 @@ fn a_guest_that_does_not_read_loses_only_what_is_too_much() {
 #[test]
 fn what_is_cut_off_costs_the_channel() {
     let keyboard = Keyboard::new().unwrap();
-    for bad in [&[][..], &[1, 0, 0, 0][..], &pipe(&[1, 0, 0, 0])[..]] {
-        let guest = FakeGuest::new();
-        let mut channel = guest.open(&keyboard, 0).unwrap();
-        channel.post(1, bad);
-        let ended = channel.run();
-        // Packets are padded to eight bytes, so a cut may look like zeroes.
-        assert!(matches!(ended, Err(ChannelError::Protocol(_))) || bad.len() % 8 != 0);
-    }
+    let guest = FakeGuest::new();
+    let mut channel = guest.open(&keyboard, 0).unwrap();
+    // Packets are padded to eight bytes, so every shorter cut looks like zeroes.
+    channel.post(1, &[]);
+    assert!(matches!(channel.run(), Err(ChannelError::Protocol(_))));
 }

@@ -102,10 +102,27 @@ pub fn check(head: &[u8], mac: MacAddress, guards: &Guards) -> Result<Destinatio
     if group || !guards.mac_spoofing && from != mac {
         return Err(Denied::Source);
     }
+    if !guards.mac_spoofing && asks_for_another(head, mac) {
+        return Err(Denied::Source);
+    }
     if guards.dhcp || guards.router {
         check_payload(head, guards)?;
     }
     Ok(Destination::of(to))
+}
+
+/// Whether a frame asks a DHCP server for an address, and in the name of another adapter or of nobody that is to be seen.
+fn asks_for_another(head: &[u8], mac: MacAddress) -> bool {
+    /// Where a client's address stands (`chaddr`, RFC 2131 section 2), behind the header of the datagram.
+    const CLIENT: usize = 8 + 28;
+    let at = ETHERNET_HEADER;
+    let (kind, first, protocol) = (word(head, at - 2), head.get(at), head.get(at + 9));
+    let beginning = word(head, at + 6).is_some_and(|fragment| fragment & 0x1FFF == 0);
+    let (Some(TYPE_V4), Some(first), Some(&PROTOCOL_UDP), true) = (kind, first, protocol, beginning) else {
+        return false;
+    };
+    let datagram = at + usize::from(first & 0xF) * 4;
+    word(head, datagram + 2) == Some(DHCP_SERVER) && address(head, datagram + CLIENT) != Some(mac)
 }
 
 fn check_payload(head: &[u8], guards: &Guards) -> Result<(), Denied> {

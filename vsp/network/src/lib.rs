@@ -17,6 +17,7 @@
 mod adapter;
 mod buffers;
 mod channel;
+mod checksum;
 pub mod control;
 pub mod frame;
 mod offload;

@@ -12,6 +12,7 @@ use vm_memory::VolatileSlice;
 
 use crate::adapter::View;
 use crate::buffers::ReceiveBuffer;
+use crate::checksum;
 use crate::frame::{Destination, MacAddress, destination};
 use crate::packet::{HEADROOM, Piece, found, receive_head};
 use crate::protocol::nvsp::{self, CHANNEL_CONTROL, CHANNEL_DATA};
@@ -322,14 +323,19 @@ impl<'a> Batch<'a> {
         self.frames += 1;
     }
 
-    /// What the guest is told of the checksum.
+    /// What the guest is told of the checksum, which is computed where the guest might look at it itself.
     fn checksum(&self, header: &FrameHeader, len: usize) -> u32 {
         const TCP: u16 = 16;
         const UDP: u16 = 6;
         if header.flags & NEEDS_CHECKSUM != 0 {
             return match header.checksum_offset {
                 TCP => found::TCP_GOOD | found::NOT_COMPUTED,
-                UDP => found::UDP_GOOD | found::NOT_COMPUTED,
+                UDP => {
+                    match checksum::complete(&self.slices, len, header.checksum_start.into(), UDP.into()) {
+                        Some(()) => found::UDP_GOOD,
+                        None => 0,
+                    }
+                }
                 _ => 0,
             };
         }

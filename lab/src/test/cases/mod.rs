@@ -10,6 +10,7 @@ mod memory;
 mod network;
 mod parent;
 mod soak;
+mod systems;
 mod tmk;
 mod vm;
 mod vmbus;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         disk::CASES,
         network::CASES,
         integration::CASES,
+        systems::CASES,
         memory::CASES,
         balloon::CASES,
         boot::CASES,
@@ -45,7 +47,7 @@ pub fn all() -> Vec<Case> {
 
 /// Those that take many minutes.
 pub fn long() -> Vec<Case> {
-    [memory::LONG, soak::LONG].concat()
+    [memory::LONG, systems::LONG, soak::LONG].concat()
 }
 
 /// Runs a shell command that shall succeed, and returns its output.

@@ -11,8 +11,10 @@
 //! A port is a TAP device. It goes when the worker that holds it ends, so there is nothing to clear away. Bridges stay
 //! while the service is away, and are made again where they are missing when it starts.
 
+mod dhcp;
 mod netlink;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use parterre_api::{NetworkAdapter, SwitchKind, SwitchSettings, parse_prefix};
@@ -38,6 +40,8 @@ pub(crate) struct Defined {
 pub(crate) struct Switches {
     defined: Mutex<Vec<Defined>>,
     netlink: OnceCell<Netlink>,
+    /// The DHCP servers of internal switches.
+    pub(crate) dhcp: dhcp::Servers,
     /// Held while bridges are changed: one change after the other.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
@@ -69,12 +73,14 @@ fn without_v6(name: &str) {
 }
 
 impl Switches {
-    pub(crate) fn new(defined: Vec<(Uuid, SwitchSettings)>) -> Switches {
+    /// Switches that are defined; `program` serves DHCP, and its leases are kept in `leases`.
+    pub(crate) fn new(defined: Vec<(Uuid, SwitchSettings)>, program: PathBuf, leases: PathBuf) -> Switches {
         let defined =
             defined.into_iter().map(|(id, settings)| Defined { id, settings, trouble: None }).collect();
         Switches {
             defined: Mutex::new(defined),
             netlink: OnceCell::new(),
+            dhcp: dhcp::Servers::new(program, leases),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -104,6 +110,7 @@ impl Switches {
 
     /// Forgets one.
     pub(crate) fn forget(&self, id: Uuid) {
+        self.dhcp.forget(id);
         self.defined().retain(|switch| switch.id != id);
     }
 
@@ -142,7 +149,15 @@ impl Switches {
                 (netlink.make_bridge(&name, &format!("switch {}", settings.name), mac).await?, true)
             }
         };
-        let done = set_up(netlink, &bridge, settings, uplink.as_ref()).await;
+        if fresh {
+            // The socket of one that still runs is bound to an interface that is gone.
+            self.dhcp.stop(id);
+        }
+        let mut done = set_up(netlink, &bridge, settings, uplink.as_ref()).await;
+        if let (Ok(()), SwitchKind::Internal { address: Some(address), dhcp: true }) = (&done, &settings.kind)
+        {
+            done = self.dhcp.start(id, &bridge.name, address);
+        }
         if done.is_err() && fresh {
             // What is left to say is why the whole did not work.
             let _ = netlink.delete(&name).await;
@@ -182,6 +197,7 @@ impl Switches {
     pub(crate) async fn unmake(&self, id: Uuid, settings: &SwitchSettings) -> Said<()> {
         let netlink = self.netlink().await?;
         let name = bridge_name(id);
+        self.dhcp.stop(id);
         let Some(bridge) = netlink.find(&name).await? else { return Ok(()) };
         if let SwitchKind::External { interface, shared } = &settings.kind
             && let Some(uplink) = netlink.find(interface).await?
@@ -238,7 +254,7 @@ async fn set_up(
 ) -> Said<()> {
     let (with_parent, address) = match &settings.kind {
         SwitchKind::External { shared, .. } => (*shared, None),
-        SwitchKind::Internal { address } => (true, address.as_deref()),
+        SwitchKind::Internal { address, .. } => (true, address.as_deref()),
         SwitchKind::Private => (false, None),
     };
     if !with_parent {

@@ -58,7 +58,8 @@ fn run(line: &str) -> String {
 
 fn switch(kind: SwitchKind) -> (Switches, Uuid, SwitchSettings) {
     let (id, settings) = (Uuid::new_v4(), SwitchSettings { name: "lan".into(), kind });
-    (Switches::new(vec![(id, settings.clone())]), id, settings)
+    let switches = Switches::new(vec![(id, settings.clone())], "/bin/false".into(), "/nonexistent".into());
+    (switches, id, settings)
 }
 
 fn adapter(number: u8, options: AdapterOptions) -> NetworkAdapter {
@@ -142,7 +143,8 @@ mod alone {
     #[tokio::test]
     #[ignore = "needs a namespace of its own"]
     async fn an_internal_switch_joins_the_parent_too() {
-        let (switches, id, settings) = switch(SwitchKind::Internal { address: Some("10.9.9.1/24".into()) });
+        let (switches, id, settings) =
+            switch(SwitchKind::Internal { address: Some("10.9.9.1/24".into()), dhcp: false });
         switches.restore().await;
         assert_eq!(switches.all()[0].trouble, None);
         let parent = UdpSocket::bind("10.9.9.1:4000").unwrap();

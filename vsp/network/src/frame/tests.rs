@@ -30,7 +30,8 @@ pub(crate) fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn udp(from: u16, to: u16) -> Vec<u8> {
-    [from.to_be_bytes(), to.to_be_bytes(), 12u16.to_be_bytes(), [0; 2], *b"da", *b"ta"].concat()
+    let header = [from.to_be_bytes(), to.to_be_bytes(), 50u16.to_be_bytes(), [0; 2]];
+    [header.as_flattened(), &[0; 28], &OWN, b"more"].concat()
 }
 
 fn send(kind: u16, payload: &[u8], guards: &Guards) -> Result<Destination, Denied> {
@@ -52,6 +53,21 @@ fn only_the_own_address_may_send_unless_spoofing_is_allowed() {
     for len in 0..ETHERNET_HEADER {
         assert_eq!(check(&ethernet(OTHER, OWN, 0x806, &[])[..len], OWN, &none), Err(Denied::Short));
     }
+}
+
+#[test]
+fn a_guest_asks_for_an_address_of_its_own() {
+    let ask = |mac: MacAddress, cut: usize, to: u16| {
+        let bootp = [&[1, 1, 6, 0][..], &[0; 24], &mac, &[0; 10]].concat();
+        let datagram = [&[0, 68][..], &to.to_be_bytes(), &[0, 52, 0, 0], &bootp].concat();
+        v4(17, 0, &datagram[..cut])
+    };
+    let (none, spoof) = (Guards::default(), Guards { mac_spoofing: true, ..Guards::default() });
+    assert_eq!(send(TYPE_V4, &ask(OWN, 52, 67), &none), Ok(Destination::Broadcast));
+    assert_eq!(send(TYPE_V4, &ask(OTHER, 52, 67), &none), Err(Denied::Source));
+    assert_eq!(send(TYPE_V4, &ask(OWN, 41, 67), &none), Err(Denied::Source), "it is in the next fragment");
+    assert_eq!(send(TYPE_V4, &ask(OTHER, 52, 67), &spoof), Ok(Destination::Broadcast));
+    assert_eq!(send(TYPE_V4, &ask(OTHER, 52, 69), &none), Ok(Destination::Broadcast));
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! The DHCP servers of internal switches: one process for each, which has its socket and its leases and nothing else.
+//!
+//! What guests send is read there and not here: the service would be a prize. A server that ends is started again; all of
+//! them end with the service, and the next service starts its own, which know the leases of those before.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parterre_api::MacAddress;
+use parterre_dhcp::{Leases, SERVER_PORT};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::process::{Child, Command};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use super::Said;
+
+/// Before a server that ended is started again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// All of them.
+pub(crate) struct Servers {
+    program: PathBuf,
+    directory: PathBuf,
+    /// The tasks that watch over them; a server ends with its task.
+    running: Mutex<BTreeMap<Uuid, AbortHandle>>,
+}
+
+/// What it takes to start a server.
+struct Order {
+    program: PathBuf,
+    file: PathBuf,
+    interface: String,
+    address: String,
+}
+
+impl Servers {
+    /// None runs yet.
+    pub(super) fn new(program: PathBuf, directory: PathBuf) -> Servers {
+        Servers { program, directory, running: Mutex::default() }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<Uuid, AbortHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, id: Uuid) -> PathBuf {
+        self.directory.join(id.to_string())
+    }
+
+    /// Starts a switch's server, unless it runs. Its process is a child of this thread.
+    pub(super) fn start(&self, id: Uuid, interface: &str, address: &str) -> Said<()> {
+        let mut running = self.running();
+        if running.contains_key(&id) {
+            return Ok(());
+        }
+        let order = Order {
+            program: self.program.clone(),
+            file: self.file(id),
+            interface: interface.into(),
+            address: address.into(),
+        };
+        let child = order.carry_out()?;
+        running.insert(id, tokio::spawn(watch(order, child)).abort_handle());
+        Ok(())
+    }
+
+    /// Ends a switch's server, if it has one.
+    pub(super) fn stop(&self, id: Uuid) {
+        if let Some(task) = self.running().remove(&id) {
+            task.abort();
+        }
+    }
+
+    /// Forgets a switch that is deleted.
+    pub(super) fn forget(&self, id: Uuid) {
+        self.stop(id);
+        // Most switches have none.
+        let _ = std::fs::remove_file(self.file(id));
+    }
+
+    /// The addresses that guests have of a switch now.
+    pub(crate) fn leases(&self, id: Uuid) -> Vec<(MacAddress, Ipv4Addr)> {
+        let text = std::fs::read_to_string(self.file(id)).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let leases = Leases::from_text(&text);
+        leases
+            .taken()
+            .filter(|(_, lease)| lease.until > now)
+            .map(|(mac, lease)| (mac, lease.address))
+            .collect()
+    }
+}
+
+impl Order {
+    fn carry_out(&self) -> Said<Child> {
+        let trouble = |what: &str, error: std::io::Error| format!("DHCP cannot be served: {what}: {error}");
+        let socket = socket(&self.interface)
+            .map_err(|e| trouble(&format!("port {SERVER_PORT} of {} is not to be had", self.interface), e))?;
+        let leases = open(&self.file).map_err(|e| trouble(&self.file.display().to_string(), e))?;
+        let mut command = Command::new(&self.program);
+        command.arg("--address").arg(&self.address).stdin(OwnedFd::from(socket)).stdout(Stdio::from(leases));
+        command.kill_on_drop(true).process_group(0);
+        command.spawn().map_err(|e| trouble(&self.program.display().to_string(), e))
+    }
+}
+
+/// A socket that hears what comes in by one interface only.
+fn socket(interface: &str) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    socket.set_reuse_address(true)?;
+    socket.set_broadcast(true)?;
+    socket.bind(&SockAddr::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT)))?;
+    Ok(socket)
+}
+
+fn open(file: &Path) -> std::io::Result<File> {
+    if let Some(directory) = file.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file)
+}
+
+/// Starts a server again whenever it ends.
+async fn watch(order: Order, mut child: Child) {
+    loop {
+        let how = child.wait().await.map_or_else(|e| e.to_string(), |status| status.to_string());
+        eprintln!("vmms: the DHCP server on {} ended ({how}) and is started again", order.interface);
+        child = loop {
+            tokio::time::sleep(PAUSE).await;
+            match order.carry_out() {
+                Ok(child) => break child,
+                Err(error) => eprintln!("vmms: {error}"),
+            }
+        };
+    }
+}
