@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
         setting: USUAL,
         check: Check::Shared(restart_and_shutdown),
     },
+    Case { name: "integration::keyboard-types", setting: USUAL, check: Check::Shared(keyboard) },
 ];
 
 /// Waits until a shell command succeeds.
@@ -107,6 +108,18 @@ fn restart_and_shutdown(session: &mut Session) -> Result<()> {
     succeed_in(session, "parterre vm shutdown power --timeout 100", Duration::from_secs(120))?;
     succeed(session, "parterre vm show power | grep -q 'powered off by the guest'")?;
     remove(session, "power")
+}
+
+/// What is typed is read from the guest's first virtual terminal.
+fn keyboard(session: &mut Session) -> Result<()> {
+    start(session, "typed")?;
+    let read = "modprobe hyperv_keyboard; (cat </dev/tty1 >/tmp/typed &); echo re''ady\n";
+    console(session, "typed", &[("", "\n"), (PROMPT, read), ("ready", "")])?;
+    until(session, "parterre vm type typed 'Some Text, [42]' --enter", Duration::from_secs(30))?;
+    succeed(session, "parterre vm type typed abc && parterre vm press typed backspace shift-d enter")?;
+    let shown = "sleep 1; tr '\\n' '|' </tmp/typed; echo sh''own\n";
+    console(session, "typed", &[("", "\n"), (PROMPT, shown), ("Some Text, [42]|abD|shown", "")])?;
+    remove(session, "typed")
 }
 
 /// A system's daemons: their services run, and each does its work.

@@ -143,3 +143,90 @@ async fn watch(order: Order, mut child: Child) {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Waits until a file has so many lines.
+    async fn lines(file: &Path, count: usize) -> String {
+        for _ in 0..500 {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            if text.lines().count() >= count {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} has not {count} lines", file.display());
+    }
+
+    /// A program that says how it was started, in the file beside it.
+    fn program(directory: &Path) -> PathBuf {
+        let program = directory.join("vdhcp");
+        let script =
+            format!("#!/bin/sh\necho $* $$ >>{}\nexec sleep 100\n", directory.join("started").display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    fn pid(text: &str) -> i32 {
+        text.trim().rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_is_watched_over() {
+        if let Err(error) = socket("lo") {
+            eprintln!("not run: port {SERVER_PORT} is not to be had here: {error}");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (id, started) = (Uuid::new_v4(), directory.path().join("started"));
+        let servers = Servers::new(program(directory.path()), directory.path().join("leases"));
+        for _ in 0..2 {
+            servers.start(id, "lo", "10.9.9.1/24").unwrap();
+        }
+        let first = lines(&started, 1).await;
+        assert!(first.starts_with("--address 10.9.9.1/24 ") && first.lines().count() == 1, "{first}");
+        let process = |text: &str| rustix::process::Pid::from_raw(pid(text)).unwrap();
+        rustix::process::kill_process(process(&first), rustix::process::Signal::TERM).unwrap();
+        let again = lines(&started, 2).await;
+        assert_ne!(pid(&again), pid(&first));
+        servers.stop(id);
+        for _ in 0..500 {
+            // It has ended, if not yet been waited for.
+            match std::fs::read_to_string(format!("/proc/{}/stat", pid(&again))) {
+                Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(10)).await,
+                _ => return,
+            }
+        }
+        panic!("the server goes on");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_served_is_explained() {
+        let directory = tempfile::tempdir().unwrap();
+        let servers = Servers::new(directory.path().join("absent"), directory.path().join("leases"));
+        let error = servers.start(Uuid::new_v4(), "none0", "10.9.9.1/24").unwrap_err();
+        assert!(error.contains("none0"), "{error}");
+        if socket("lo").is_ok() {
+            let error = servers.start(Uuid::new_v4(), "lo", "10.9.9.1/24").unwrap_err();
+            assert!(error.contains("absent"), "{error}");
+        }
+    }
+
+    #[test]
+    fn leases_are_read_while_they_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let (id, servers) = (Uuid::new_v4(), Servers::new("/bin/false".into(), directory.path().into()));
+        assert_eq!(servers.leases(id), []);
+        let text = "02:00:00:00:00:01 10.9.9.7 99999999999\n02:00:00:00:00:02 10.9.9.8 5\n";
+        std::fs::write(servers.file(id), text).unwrap();
+        assert_eq!(servers.leases(id), [(MacAddress([2, 0, 0, 0, 0, 1]), Ipv4Addr::new(10, 9, 9, 7))]);
+        servers.forget(id);
+        assert_eq!(servers.leases(id), []);
+        assert!(!servers.file(id).exists());
+    }
+}
