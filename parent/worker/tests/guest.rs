@@ -160,7 +160,7 @@ fn keys_are_pressed_when_there_is_a_keyboard() {
     };
     let memory = FakeGuest::new();
     let mut channel = memory.open(&*keyboard, 0).unwrap();
-    channel.post(1, &[1, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+    channel.post(1, &[1, 0, 0, 0, 0, 0, 1, 0]);
     channel.run().unwrap();
     assert_eq!(channel.receive_all().len(), 1);
     assert_eq!(type_text("ab"), GuestAnswer::Done);
