@@ -19,13 +19,12 @@ const fn setting(system: &'static str) -> Setting {
     Setting { spec: "amd,cpus=2,memory=3G", guest: "", system, ..USUAL }
 }
 
-pub const CASES: &[Case] = &[Case {
-    name: "vm::system-stable",
-    setting: setting("stable"),
-    check: Check::Own(|session| whole(session, 20)),
-}];
-
 pub const LONG: &[Case] = &[
+    Case {
+        name: "vm::system-stable",
+        setting: setting("stable"),
+        check: Check::Own(|session| whole(session, 20)),
+    },
     Case {
         name: "vm::system-oldest",
         setting: setting("oldest"),
