@@ -36,6 +36,7 @@ pub fn all() -> Vec<Case> {
         disk::CASES,
         network::CASES,
         integration::CASES,
+        systems::CASES,
         memory::CASES,
         balloon::CASES,
         boot::CASES,

@@ -19,12 +19,13 @@ const fn setting(system: &'static str) -> Setting {
     Setting { spec: "amd,cpus=2,memory=3G", guest: "", system, ..USUAL }
 }
 
+pub const CASES: &[Case] = &[Case {
+    name: "vm::system-stable",
+    setting: setting("stable"),
+    check: Check::Own(|session| whole(session, 15)),
+}];
+
 pub const LONG: &[Case] = &[
-    Case {
-        name: "vm::system-stable",
-        setting: setting("stable"),
-        check: Check::Own(|session| whole(session, 20)),
-    },
     Case {
         name: "vm::system-oldest",
         setting: setting("oldest"),
@@ -156,7 +157,7 @@ fn keyboard(session: &mut Session) -> Result<()> {
 
 /// Its clock is right again soon after a pause.
 fn pause(session: &mut Session) -> Result<()> {
-    succeed(session, "parterre vm pause system && sleep 20 && parterre vm resume system")?;
+    succeed(session, "parterre vm pause system && sleep 10 && parterre vm resume system")?;
     let right = "guest=$(/tmp/in-system date +%s) && apart=$(($(date +%s) - guest)) && [ $apart -ge -2 -a $apart -le 3 ]";
     until(session, right, SOON)?;
     let uptime = in_system(session, "cut -d. -f1 /proc/uptime; journalctl --boot --output=cat | wc -l")?;
