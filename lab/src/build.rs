@@ -22,6 +22,9 @@ const STACK: [(&str, &str); 4] = [
     ("parterre-dhcp", "vdhcp"),
 ];
 const AGENT: (&str, &str) = ("parterre-lab-agent", "lab-agent");
+const LOAD: (&str, &str) = ("parterre-lab-agent", "lab-load");
+/// The target of programs for the parent and for guests that are Linux.
+const HOST: &str = "x86_64-unknown-linux-gnu";
 
 /// Programs for the parent, without debugging information.
 #[derive(Debug, Clone, Default)]
@@ -120,6 +123,24 @@ pub fn test_kernels() -> Result<Vec<PathBuf>> {
             let arguments =
                 ["--release", "--package", "parterre-tmk", "--features", "guest", "--target", BARE];
             cargo(&arguments.map(str::to_owned))
+        })
+    })
+}
+
+/// Builds the load for guests (`lab-load`), which needs no C library beside it, once in the lab's life.
+///
+/// # Errors
+/// When it does not build.
+pub fn load() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, || {
+        progress::step("Building the load for guests", |_| {
+            let (package, program) = LOAD;
+            let alone = format!("target.{HOST}.rustflags=['-Ctarget-feature=+crt-static']");
+            let arguments =
+                ["--release", "--package", package, "--bin", program, "--target", HOST, "--config", &alone];
+            let built = strip(cargo(&arguments.map(str::to_owned))?.into_iter())?;
+            built.files.into_iter().next().context("The package parterre-lab-agent built no lab-load.")
         })
     })
 }

@@ -93,8 +93,8 @@ pub struct TestArgs {
 /// Exits are counted in instructions: in a box of one processor whose clock counts them. Larger things are timed.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Only these parts: image, exits, start, parent, memory.
-    #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory"])]
+    /// Only these parts: image, exits, start, parent, memory, devices.
+    #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory", "devices"])]
     pub parts: Vec<String>,
     /// Print JSON instead of a table.
     #[arg(long)]

@@ -1,6 +1,7 @@
 //! `cargo lab bench`: Parterre's numbers beside its peer's. The peer is the same box booted bare, with KVM and Debian's
 //! QEMU, running the same guest programs. No test asserts a number; this reports.
 
+mod devices;
 mod exits;
 mod memory;
 mod parent;
@@ -47,12 +48,13 @@ impl Row {
 /// A part of the benchmark: its name, and what measures its rows.
 type Part = (&'static str, fn(&Wish) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("image", |wish| Ok(vec![image_row(wish)?])),
     ("exits", exits::measure),
     ("start", start::measure),
     ("parent", parent::measure),
     ("memory", memory::measure),
+    ("devices", devices::measure),
 ];
 
 /// Measures and prints.

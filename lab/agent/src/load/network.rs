@@ -1,0 +1,97 @@
+//! A network: a stream in either direction, and requests with their answers, one at a time, over TCP.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+const PORT: u16 = 7000;
+const PATIENCE: Duration = Duration::from_secs(20);
+const WARMING: Duration = Duration::from_millis(500);
+const MEASURED: Duration = Duration::from_secs(2);
+const CHUNK: usize = 128 << 10;
+
+/// What a client asks of the server, by the first byte it sends.
+const TAKE: u8 = b't';
+const GIVE: u8 = b'g';
+const ECHO: u8 = b'e';
+
+/// Serves clients until it is killed.
+pub fn serve() -> Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).context("The port cannot be listened at.")?;
+    for client in listener.incoming() {
+        // A client that goes away ends its thread, and nothing else.
+        thread::spawn(move || client.map_err(anyhow::Error::from).and_then(answer));
+    }
+    Ok(())
+}
+
+fn answer(mut client: TcpStream) -> Result<()> {
+    client.set_nodelay(true)?;
+    let mut wish = [0];
+    client.read_exact(&mut wish)?;
+    let mut chunk = vec![0; CHUNK];
+    match wish[0] {
+        TAKE => while client.read(&mut chunk)? != 0 {},
+        GIVE => loop {
+            client.write_all(&chunk)?;
+        },
+        _ => loop {
+            client.read_exact(&mut wish)?;
+            client.write_all(&wish)?;
+        },
+    }
+    Ok(())
+}
+
+/// Measures all rows.
+pub fn measure(server: &str) -> Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    let mut out = connect(server, TAKE)?;
+    let sent = rate(|| Ok(out.write(&chunk)? as u64))?;
+    crate::row("stream to the parent", sent.0 >> 20, sent.1);
+    let mut from = connect(server, GIVE)?;
+    let received = rate(|| Ok(from.read(&mut chunk)? as u64))?;
+    crate::row("stream from the parent", received.0 >> 20, received.1);
+    let mut echo = connect(server, ECHO)?;
+    let mut byte = [0];
+    let answered = rate(|| {
+        echo.write_all(&byte)?;
+        echo.read_exact(&mut byte)?;
+        Ok(1)
+    })?;
+    crate::row("request and answer", answered.0, answered.1);
+    Ok(())
+}
+
+fn connect(server: &str, wish: u8) -> Result<TcpStream> {
+    let begun = Instant::now();
+    let mut stream = loop {
+        match TcpStream::connect((server, PORT)) {
+            Ok(stream) => break stream,
+            Err(error) if begun.elapsed() > PATIENCE => {
+                return Err(error).with_context(|| format!("{server} does not answer."));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    stream.set_nodelay(true)?;
+    stream.write_all(&[wish])?;
+    Ok(stream)
+}
+
+/// What comes together in a time, and that time in seconds.
+fn rate(mut once: impl FnMut() -> Result<u64>) -> Result<(u64, f64)> {
+    let warm = Instant::now();
+    while warm.elapsed() < WARMING {
+        once()?;
+    }
+    let begun = Instant::now();
+    let mut amount = 0;
+    while begun.elapsed() < MEASURED {
+        amount += once()?;
+    }
+    Ok((amount, begun.elapsed().as_secs_f64()))
+}

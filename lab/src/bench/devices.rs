@@ -1,0 +1,173 @@
+//! What a guest gets of a disk and of a network: Parterre's VMBus devices beside virtio ones of KVM and QEMU. The disk is a
+//! file in the parent's memory on both sides, the network a bridge in the parent, so that what is measured is what lies
+//! between. `lab-load` is the load.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Row, bare, side};
+use crate::boxes::BoxSpec;
+use crate::cpio::Archive;
+use crate::media::Wish;
+use crate::progress;
+use crate::rootfs::Extras;
+use crate::session::Session;
+use crate::{build, cache, guest};
+
+const BOOT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(180);
+
+const DISK: &str = "dd if=/dev/zero of=/tmp/disk.img bs=1M count=256 2>/dev/null";
+const SERVER: &str = "(lab-load network-server &)";
+
+const OURS: &str = "parterre vm create load --memory 512M --processors 2 --kernel /lab/guest-kernel --initrd \
+                    /lab/guest-initrd --cmdline 'console=ttyS0 quiet lab.run=RUN' && DEVICE && parterre vm start load";
+const OUR_CONSOLE: &str = "parterre vm console load </dev/null";
+const OUR_END: &str = "parterre vm stop load --force; parterre vm delete load";
+const OUR_DISK: &str = "parterre vm disk add load /tmp/disk.img";
+const OUR_SWITCH: &str = "parterre switch create lan --type internal --address 10.9.0.1/24";
+const OUR_NETWORK: &str = "parterre vm network add load --switch lan";
+
+const PEER: &str = "qemu -m 512M -smp 2 -kernel /lab/guest-kernel -initrd /lab/guest-initrd \
+                    -append 'console=ttyS0 quiet lab.run=RUN' DEVICE </dev/null";
+const PEERS_END: &str = "killall -q -9 ld-linux-x86-64.so.2";
+const PEERS_DISK: &str = "-drive file=/tmp/disk.img,format=raw,if=none,id=disk,cache=none,aio=io_uring \
+                          -device virtio-blk-pci,drive=disk,num-queues=2";
+const PEERS_SWITCH: &str = "ip link add lan type bridge && ip address add 10.9.0.1/24 dev lan && ip link set lan up && \
+                            printf '#!/bin/sh\\nip link set $1 master lan up\\n' >/tmp/up && chmod +x /tmp/up";
+const PEERS_NETWORK: &str = "-netdev tap,id=net,ifname=port,script=/tmp/up,downscript=no,vhost=on \
+                             -device virtio-net-pci,netdev=net,romfile=";
+
+/// Both together, in the parent of either side.
+#[derive(Clone, Copy)]
+struct Load {
+    name: &'static str,
+    /// In the guest, with plus signs for blanks.
+    run: &'static str,
+    unit: fn(&str) -> &'static str,
+    ours: Side,
+    peer: Side,
+}
+
+/// What one side needs.
+#[derive(Clone, Copy)]
+struct Side {
+    prepare: &'static str,
+    device: &'static str,
+}
+
+const LOADS: [Load; 2] = [
+    Load {
+        name: "disk",
+        run: "lab-load+disk",
+        unit: |_| "operations/s",
+        ours: Side { prepare: DISK, device: OUR_DISK },
+        peer: Side { prepare: DISK, device: PEERS_DISK },
+    },
+    Load {
+        name: "network",
+        run: "ip+link+set+eth0+up;ip+address+add+10.9.0.2/24+dev+eth0;lab-load+network+10.9.0.1",
+        unit: |row| if row.starts_with("stream") { "MiB/s" } else { "answers/s" },
+        ours: Side { prepare: OUR_SWITCH, device: OUR_NETWORK },
+        peer: Side { prepare: PEERS_SWITCH, device: PEERS_NETWORK },
+    },
+];
+
+/// Runs the loads on both.
+///
+/// # Errors
+/// When what is to be measured cannot be had.
+pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
+    let mut ours = wish.clone();
+    add_guest(&mut ours.extras)?;
+    let mut peer = bare(wish)?;
+    add_guest(&mut peer.extras)?;
+    let mut rows = Vec::new();
+    for load in LOADS {
+        let below = side("Parterre", once(&ours, load, Whose::Ours)).unwrap_or_default();
+        let beside = side("The peer", once(&peer, load, Whose::Peers)).unwrap_or_default();
+        let of = |numbers: &[(String, f64)], name: &str| {
+            numbers.iter().find(|(other, _)| other == name).map(|(_, number)| *number)
+        };
+        let names = if below.is_empty() { &beside } else { &below };
+        rows.extend(names.iter().map(|(name, _)| Row {
+            name: format!("{}: {name}", load.name),
+            unit: (load.unit)(name),
+            ours: of(&below, name),
+            peer: of(&beside, name),
+            aim: "more",
+        }));
+    }
+    Ok(rows)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Peers,
+}
+
+/// The newest guest, with the load in it and in the parent.
+fn add_guest(extras: &mut Extras) -> Result<()> {
+    let load = build::load()?;
+    let mut archive = Archive::new();
+    archive.file("usr/bin/lab-load", 0o755, &fs::read(&load)?);
+    let mut initrd = fs::read(guest::initrd("lab", "newest")?)?;
+    initrd.extend(archive.finish());
+    let place = cache::sub("guests")?.join(cache::key([initrd.as_slice()]));
+    cache::complete(&place, |part| Ok(fs::write(part.join("initrd"), &initrd)?))?;
+    let files: [(&str, PathBuf); 2] =
+        [("lab/guest-kernel", guest::kernel("newest")?), ("lab/guest-initrd", place.join("initrd"))];
+    extras.files.extend(files.map(|(path, file)| (path.to_owned(), file)));
+    extras.programs.push(("usr/bin/lab-load".into(), load));
+    Ok(())
+}
+
+fn once(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
+    let spec = BoxSpec { memory: 3072, ..BoxSpec::default() };
+    let mut session = Session::start(&spec, wish, BOOT)?;
+    let (side, guest, end) = match whose {
+        Whose::Ours => (load.ours, format!("{{ {OURS} && {OUR_CONSOLE}; }}"), OUR_END),
+        Whose::Peers => (load.peer, PEER.to_owned(), PEERS_END),
+    };
+    let guest = guest.replace("RUN", load.run).replace("DEVICE", side.device);
+    // A pipe by name, because a shell waits for all members of a pipeline, and the guest does not end by itself.
+    let script = format!(
+        "{} && {SERVER}; mkfifo /tmp/pipe; ({guest}) >/tmp/pipe 2>&1 & while read -r line; do echo \"$line\"; \
+         case $line in *'load done'*) break;; esac; done </tmp/pipe; {end}; true",
+        side.prepare
+    );
+    let run = progress::step(&format!("Loading a guest's {}", load.name), |_| session.shell(&script, LIMIT))?;
+    let numbers = numbers(&run.stdout);
+    ensure!(
+        run.stdout.contains("load done"),
+        "The load did not come to its end ({:?}). It said:\n{}{}",
+        run.outcome,
+        run.stdout,
+        run.stderr
+    );
+    Ok(numbers)
+}
+
+/// The load's lines `load ROW NUMBER`.
+fn numbers(output: &str) -> Vec<(String, f64)> {
+    let line = |line: &str| {
+        let (name, number) = line.trim().strip_prefix("load ")?.rsplit_once(' ')?;
+        Some((name.to_owned(), number.parse().ok()?))
+    };
+    output.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read() {
+        let output = "lab guest: userland\r\nload read 4 KiB depth 1 1234.5\r\nload done\r\n";
+        assert_eq!(numbers(output), [("read 4 KiB depth 1".to_owned(), 1234.5)]);
+    }
+}
