@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::network-definitions", setting: USUAL, check: Check::Shared(definitions) },
     Case { name: "vm::network-internal", setting: USUAL, check: Check::Shared(|s| internal(s, 2)) },
     Case { name: "vm::network-oldest-guest", setting: OLDEST, check: Check::Shared(|s| internal(s, 1)) },
+    Case { name: "vm::network-addresses", setting: USUAL, check: Check::Shared(addresses) },
     Case { name: "vm::network-private", setting: USUAL, check: Check::Shared(private) },
     Case { name: "vm::network-vlans", setting: USUAL, check: Check::Shared(vlans) },
     Case { name: "vm::network-guards", setting: USUAL, check: Check::Shared(guards) },
@@ -108,6 +109,32 @@ fn internal(session: &mut Session, processors: u32) -> Result<()> {
     )?;
     remove(session, "one")?;
     succeed(session, "parterre switch delete lan && ! ip link | grep -E 'vsw|vnic'").map(drop)
+}
+
+/// A guest is given an address by DHCP, and the same again by a server that was killed and by one of another service.
+fn addresses(session: &mut Session) -> Result<()> {
+    switch(session, "--type internal --address 10.9.0.1/24 --dhcp")?;
+    create(session, "one", 1)?;
+    succeed(session, "parterre vm network add one --switch lan && parterre vm start one")?;
+    let script = "printf '#!/bin/sh\\n[ $1 = bound ] || exit 0; ip address flush dev eth0; ip address add $ip/$mask dev eth0' >/tmp/got; chmod +x /tmp/got";
+    guest(session, "one", &format!("{script}; ip link set eth0 up"))?;
+    let mut first = None;
+    for change in ["true", "kill $(pidof vdhcp)", "kill $(pidof vmms)"] {
+        succeed(
+            session,
+            &format!(
+                "old=$(pidof vdhcp); {change}; sleep 3; [ '{change}' = true ] || [ $(pidof vdhcp) != $old ]"
+            ),
+        )?;
+        guest(session, "one", "udhcpc -i eth0 -n -q -t 20 -T 1 -s /tmp/got && ping -c 3 10.9.0.1")?;
+        let shown = succeed(session, "parterre switch show lan | grep 'Address given: .* of one$'")?;
+        let address = shown.split_whitespace().nth(2).unwrap_or_default().to_owned();
+        succeed(session, &format!("ping -c 3 {address}"))?;
+        let expected = first.get_or_insert_with(|| address.clone());
+        ensure!(*expected == address, "The guest had {expected}, and has {address} after `{change}`.");
+    }
+    remove(session, "one")?;
+    succeed(session, "parterre switch delete lan && sleep 1 && ! pidof vdhcp").map(drop)
 }
 
 /// Two guests reach one another; the parent reaches neither.

@@ -74,7 +74,7 @@ fn start(session: &mut Session) -> Result<()> {
     let address = shown.split_whitespace().nth(2).unwrap_or_default();
     ensure!(address.starts_with("10.9.0."), "The system's address is not one of the switch: {shown}");
     let options = "-i /lab/guest-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-                   -o BatchMode=yes -o ConnectTimeout=10";
+                   -o BatchMode=yes -o ConnectTimeout=60";
     succeed(
         session,
         &format!(
@@ -170,6 +170,7 @@ fn pause(session: &mut Session) -> Result<()> {
 const USUAL_WORDS: &[&str] = &[
     "Speculative Return Stack Overflow",
     "systemd-ssh-generator",
+    "CONFIG_IMA_DISABLE_HTABLE",
     "Driver has suspect GRO implementation",
     "hrtimer: interrupt took",
 ];
