@@ -93,9 +93,13 @@ impl Rig {
     }
 
     fn contact(&mut self, version: Version) {
+        self.contact_with(version, [0, 0]);
+    }
+
+    fn contact_with(&mut self, version: Version, [monitor_page1, monitor_page2]: [u64; 2]) {
         let header = Header::new(MessageType::INITIATE_CONTACT);
         let interrupt_page_or_target = 2;
-        let (target_vp, monitor_page1, monitor_page2) = (0, 0, 0);
+        let target_vp = 0;
         let message = InitiateContact {
             header,
             version,
@@ -183,6 +187,24 @@ fn every_version_is_spoken_and_no_other() {
     rig.contact(Version::new(5, 9));
     assert_eq!(rig.last::<VersionResponse>(MessageType::VERSION_RESPONSE).supported, 0);
     assert!(matches!(rig.header(MessageType::REQUEST_OFFERS), Err(MessageError::NotConnected(_))));
+}
+
+/// Signals by hypercall reach the server at once and cost nothing while there are none; pages that are looked at now and then
+/// would do neither. No version needs them: a guest uses them for channels whose offer says so.
+#[test]
+fn whatever_monitor_pages_a_guest_gives_its_signals_are_calls() {
+    for version in Version::ALL.into_iter().filter(|version| *version <= CONFIG.max_version) {
+        for pages in [[0, 0], [0x1000, 0x2000], [u64::MAX, 3], [0x1000, 0x1000]] {
+            let mut rig = Rig::new();
+            rig.server.offer(offer(1)).unwrap();
+            rig.contact_with(version, pages);
+            rig.header(MessageType::REQUEST_OFFERS).unwrap();
+            let offered: OfferChannel = rig.last(MessageType::OFFER_CHANNEL);
+            assert_eq!((offered.monitor_allocated, offered.monitor_id), (0, 0xFF), "{version}");
+            let monitored = OfferFlags::REQUEST_MONITORED_NOTIFICATION.bits();
+            assert_eq!(offered.offer.flags & monitored, 0, "{version}");
+        }
+    }
 }
 
 #[test]
