@@ -122,6 +122,12 @@ fn keyboard(session: &mut Session) -> Result<()> {
     remove(session, "typed")
 }
 
+/// Starts the daemon for file copies that newer systems have, unless it runs. The package starts it only if the driver of its
+/// device was there early, which an emulated machine may be too slow for.
+const NEW_COPY_DAEMON: &str = "[ -e /usr/sbin/hv_fcopy_uio_daemon ] || exit 0
+    until [ -d /sys/bus/vmbus/devices/eb765408-105f-49b6-b4aa-c123b64d17d4/uio ]; do sleep 1; done
+    systemctl start hv-fcopy-uio-daemon";
+
 /// A system's daemons: their services run, and each does its work.
 pub fn daemons(session: &mut Session) -> Result<()> {
     for line in [
@@ -138,6 +144,7 @@ pub fn daemons(session: &mut Session) -> Result<()> {
     if in_system(session, "ls /usr/sbin | grep -c hv_fcopy || true")? == "0" {
         shows(session, "system", "^Guest Service Interface: +(waiting|not supported)")?;
     } else {
+        in_system(session, NEW_COPY_DAEMON)?;
         copies(session)?;
     }
     freezes(session)?;
