@@ -164,8 +164,14 @@ fn dsdt() -> Sdt {
     let (first, last) = VMBUS_MMIO;
     let window = Window::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
     let window = ResourceTemplate::new(vec![&window]);
-    let bus = (Name::new(Path::new("_HID"), &"VMBus"), Name::new(Path::new("_UID"), &0u8));
-    let bus = Device::new(Path::new("VMBS"), vec![&bus.0, &bus.1]);
+    // The bus has no resources of its own, but has to say so: Linux asks it before it asks the module.
+    let nothing = ResourceTemplate::new(vec![]);
+    let bus = (
+        Name::new(Path::new("_HID"), &"VMBus"),
+        Name::new(Path::new("_UID"), &0u8),
+        Name::new(Path::new("_CRS"), &nothing),
+    );
+    let bus = Device::new(Path::new("VMBS"), vec![&bus.0, &bus.1, &bus.2]);
     let module = (
         Name::new(Path::new("_HID"), &"ACPI0004"),
         Name::new(Path::new("_UID"), &0u8),
@@ -224,6 +230,16 @@ mod tests {
         for name in [b"VMBS".as_slice(), b"VMBus\0", b"ACPI0004\0"] {
             assert!(dsdt.as_slice().windows(name.len()).any(|bytes| bytes == name), "{name:?}");
         }
+    }
+
+    /// `Name (_CRS, Buffer (N) { 0x79, checksum })`: an empty template. Without it Linux gives no device of VMBus any space.
+    #[test]
+    fn vmbus_says_that_it_has_no_resources() {
+        let dsdt = dsdt();
+        let bytes = dsdt.as_slice();
+        let bus = bytes.windows(4).position(|name| name == b"VMBS").unwrap();
+        let resources = bytes[bus..].windows(4).position(|name| name == b"_CRS").unwrap();
+        assert!(bytes[bus + resources..][4..].starts_with(&[0x11, 0x05, 0x0A, 0x02, 0x79]));
     }
 
     #[test]

@@ -192,7 +192,8 @@ pub struct ParentArgs {
     /// Lay a Debian package (the newest, with all it depends on) over the parent's root file system.
     #[arg(long, value_name = "PACKAGE", value_delimiter = ',')]
     pub with: Vec<String>,
-    /// A guest kernel; the parent has it as /lab/guest-kernel. `oldest` and `newest` are Debian's cloud kernels.
+    /// A guest kernel; the parent has it as /lab/guest-kernel. `oldest` and `newest` are Debian's cloud kernels,
+    /// `newest-general` the general one.
     #[arg(long, value_name = "FILE")]
     pub guest_kernel: Option<String>,
     /// A guest initramfs; the parent has it as /lab/guest-initrd. `lab` is the lab's own.

@@ -1,4 +1,5 @@
-//! Stock kernels: Debian's cloud kernels of several releases, taken from their packages.
+//! Stock kernels: Debian's cloud kernels of several releases, and the general ones, which have drivers for screens too; taken
+//! from their packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,14 @@ use crate::bundle::From;
 use crate::{cache, progress};
 
 /// A guest kernel's image: `oldest`, `stable` and `newest` are the distribution's cloud kernels of the oldest supported
-/// release, of the present one, and of the newest in the archive; everything else is a file.
+/// release, of the present one, and of the newest in the archive; with `-general` behind it, the general kernel of that
+/// release. Everything else is a file.
 ///
 /// # Errors
 /// When the package cannot be had or the file is not there.
 pub fn kernel(name: &str) -> Result<PathBuf> {
-    match release(name) {
-        Some(from) => image(&unpacked(name, from)?),
+    match flavour(name) {
+        Some((from, flavour)) => image(&unpacked(name, from, flavour)?),
         None => existing(name),
     }
 }
@@ -26,14 +28,25 @@ pub fn kernel(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When the package cannot be had.
 pub fn modules(name: &str) -> Result<Option<(PathBuf, String)>> {
-    let Some(from) = release(name) else { return Ok(None) };
-    let place = unpacked(name, from)?;
+    let Some((from, flavour)) = flavour(name) else { return Ok(None) };
+    let place = unpacked(name, from, flavour)?;
     let folder = entries(&place, &["usr/lib/modules", "lib/modules"])
         .find(|folder| folder.join("kernel").is_dir())
         .with_context(|| incomplete(&place))?;
     let release = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     Ok(Some((folder, release)))
 }
+
+/// The release and the end of the packages' names.
+fn flavour(name: &str) -> Option<(From, &'static str)> {
+    match name.strip_suffix("-general") {
+        Some(name) => Some((release(name)?, "amd64")),
+        None => Some((release(name)?, "cloud-amd64")),
+    }
+}
+
+/// As in 6.1.0-50 and 7.2.13+deb14.
+const VERSION: &str = "[0-9]+[.][0-9]+[.][0-9]+([+][0-9a-z.]+)?(-[0-9]+)?";
 
 pub(super) fn release(name: &str) -> Option<From> {
     match name {
@@ -54,7 +67,7 @@ fn entries(place: &Path, folders: &[&str]) -> impl Iterator<Item = PathBuf> {
     folders.into_iter().flatten().flatten().flatten().map(|entry| entry.path())
 }
 
-fn unpacked(name: &str, from: From) -> Result<PathBuf> {
+fn unpacked(name: &str, from: From, flavour: &str) -> Result<PathBuf> {
     let name = format!("cloud-kernel-{name}");
     let place = cache::sub("bundles")?.join(&name);
     let _lock = cache::Lock::take(&name)?;
@@ -62,11 +75,12 @@ fn unpacked(name: &str, from: From) -> Result<PathBuf> {
         progress::step(&format!("Fetching packages: {name}"), |_| {
             let suite = from.open()?;
             // Since Linux 7, image and modules have packages of their own; before, linux-image held both.
-            let apart = suite.names(r"^linux-binary-[0-9][0-9.+a-z-]*-cloud-amd64$")?;
-            let joined = suite.names(r"^linux-image-[0-9][0-9.+a-z-]*-cloud-amd64$")?;
+            // A version of letters and digits with no word behind it: other flavours have one.
+            let names = |kind: &str| suite.names(&format!("^linux-{kind}-{VERSION}-{flavour}$"));
+            let (apart, joined) = (names("binary")?, names("image")?);
             let packages = match newest(&apart) {
                 Some(binary) => vec![binary.to_owned(), binary.replacen("binary", "modules", 1)],
-                None => vec![newest(&joined).context("The suite has no cloud kernel.")?.to_owned()],
+                None => vec![newest(&joined).context("The suite has no such kernel.")?.to_owned()],
             };
             let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
             cache::complete(&place, |part| suite.unpack(&packages, false, part))

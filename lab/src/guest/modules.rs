@@ -21,6 +21,7 @@ const WANTED: &[&str] = &[
     "hv_balloon",
     "hv_sock",
     "hyperv_keyboard",
+    "atkbd",
     "hyperv_drm",
     "hyperv_fb",
     "uio_hv_generic",

@@ -162,6 +162,8 @@ pub enum GuestRequest {
         /// One after the other.
         chords: Vec<String>,
     },
+    /// Make a picture of the screen: after [`GuestAnswer::Screenshot`] the bytes of a PNG file follow.
+    Screenshot,
     /// Copy a file: after [`GuestAnswer::Ready`] its bytes follow, then comes the answer. A connection that closes before
     /// gives the copy up.
     CopyFile(FileTarget),
@@ -193,6 +195,15 @@ pub enum GuestAnswer {
     Status(IntegrationStatus),
     /// Memory.
     Memory(MemoryStatus),
+    /// The picture's bytes come.
+    Screenshot {
+        /// Pixels in a row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Bytes of the file.
+        size: u64,
+    },
     /// Items.
     Items {
         /// By key.

@@ -18,6 +18,7 @@
 //! | `PUT /v1/vms/{name}/integration/{service}` | [`ServiceChange`] | [`IntegrationStatus`] |
 //! | `GET /v1/vms/{name}/memory` | | [`MemoryStatus`] |
 //! | `PUT /v1/vms/{name}/memory` | [`MemoryRequest`] | [`MemoryStatus`], once the guest is there or spares no more |
+//! | `GET /v1/vms/{name}/screenshot` | | a PNG file |
 //! | `GET /v1/vms/{name}/items/{pool}` | | the items, by key |
 //! | `PUT`, `DELETE /v1/vms/{name}/items/external/{key}` | [`guest::ItemValue`], none | nothing |
 //! | `POST /v1/vms/{name}/freeze`, `.../thaw` | [`guest::FreezeRequest`], none | [`guest::GuestAnswer`] |

@@ -110,6 +110,14 @@ pub enum VmCommand {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         timeout: u32,
     },
+    /// Keep a picture of what a running virtual machine shows on its screen.
+    Screenshot {
+        /// Name or id.
+        name: String,
+        /// The PNG file to write.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// The disks of a virtual machine.
     #[command(subcommand)]
     Disk(crate::disk::DiskCommand),

@@ -85,6 +85,11 @@ impl Client {
         parse(&self.exchange(Method::GET, path, Vec::new()).await?)
     }
 
+    /// GET of something that is no JSON.
+    pub async fn get_file(&self, path: &str) -> Result<Bytes, Error> {
+        self.exchange(Method::GET, path, Vec::new()).await
+    }
+
     /// POST.
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(|e| Error::Protocol(e.to_string()))?;

@@ -84,6 +84,15 @@ async fn ask(client: &Client, command: VmCommand, json: bool) -> Result<(), Erro
             }
         }
         VmCommand::Memory { name, size, timeout } => memory(client, &name, size, timeout, json).await,
+        VmCommand::Screenshot { name, file } => {
+            let picture = client.get_file(&(vm_path(&name) + "/screenshot")).await?;
+            std::fs::write(&file, &picture).map_err(|source| Error::File { path: file.clone(), source })?;
+            if json {
+                print_json(&serde_json::json!({ "file": file, "bytes": picture.len() }))
+            } else {
+                print_bytes(format!("{name}: screen kept in {}\n", file.display()).as_bytes())
+            }
+        }
         VmCommand::Disk(command) => crate::disk::run(client, command, json).await,
         VmCommand::Network(command) => crate::network::run_network(client, command, json).await,
         // Handled by `run`.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use crate::device_memory::DeviceMemory;
 use crate::registers::{ArchState, Register, Segments};
 use crate::{
     Access, Error, Exception, Intercept, InterruptRequest, Partition, Posted, Result, Translation,
@@ -17,6 +18,7 @@ use crate::{
 pub struct FakePartition {
     interrupts: Arc<Mutex<Vec<InterruptRequest>>>,
     synic: Arc<Mutex<FakeSynic>>,
+    device_memory: Arc<Mutex<BTreeMap<u64, Arc<DeviceMemory>>>>,
 }
 
 /// The SynIC of a [`FakePartition`]: one slot for messages.
@@ -36,6 +38,11 @@ impl FakePartition {
 }
 
 impl FakePartition {
+    /// Where memory of devices is mapped.
+    pub fn device_memory(&self) -> Vec<u64> {
+        self.device_memory.lock().map(|mapped| mapped.keys().copied().collect()).unwrap_or_default()
+    }
+
     fn synic(&self) -> std::sync::MutexGuard<'_, FakeSynic> {
         self.synic.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -83,6 +90,20 @@ impl Partition for FakePartition {
     /// Frozen time does not go on; any other is 1 later after each call.
     fn freeze_time(&self, frozen: bool) -> Result<()> {
         self.synic().time += u64::from(!frozen);
+        Ok(())
+    }
+
+    fn map_device_memory(&self, gpa: u64, memory: &Arc<DeviceMemory>) -> Result<()> {
+        if let Ok(mut mapped) = self.device_memory.lock() {
+            mapped.insert(gpa, memory.clone());
+        }
+        Ok(())
+    }
+
+    fn unmap_device_memory(&self, gpa: u64) -> Result<()> {
+        if let Ok(mut mapped) = self.device_memory.lock() {
+            mapped.remove(&gpa);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! What it is not: it holds no device model, decides no policy and starts no threads.
 
 mod create;
+pub mod device_memory;
 mod error;
 pub mod fake;
 pub mod hypercall;
@@ -28,6 +29,9 @@ pub use mshv::MshvPartition;
 pub use parterre_abi::status::HvStatus;
 pub use vp::MshvVp;
 
+use std::sync::Arc;
+
+use device_memory::DeviceMemory;
 use registers::{ArchState, Register, Segments};
 
 /// How an interrupt reaches its target (APIC delivery modes; `HV_INTERRUPT_TYPE`).
@@ -79,6 +83,13 @@ pub trait Partition: Send + Sync {
 
     /// The guest's reference time in units of 100 ns.
     fn reference_time(&self) -> Result<u64>;
+
+    /// Maps memory of a device's, readable and writable, at a guest physical address where nothing is. It stays mapped until
+    /// it is unmapped or the partition goes.
+    fn map_device_memory(&self, gpa: u64, memory: &Arc<DeviceMemory>) -> Result<()>;
+
+    /// Takes back what is mapped at this address by [`map_device_memory`](Self::map_device_memory).
+    fn unmap_device_memory(&self, gpa: u64) -> Result<()>;
 
     /// Stops the guest's reference time, or has it go on. Meant for times in which no processor runs.
     fn freeze_time(&self, frozen: bool) -> Result<()>;

@@ -121,7 +121,7 @@ pub struct RamRegion {
 }
 
 impl RamRegion {
-    fn new(range: RamRange, size: u64) -> Result<RamRegion> {
+    pub(crate) fn new(range: RamRange, size: u64) -> Result<RamRegion> {
         let memory_error = |source| Error::Memory { bytes: size, source };
         let block = Block::new(range.len as usize).map_err(memory_error)?;
         // SAFETY: the block is a private mapping of exactly this length and protection; it outlives the region because
@@ -137,6 +137,17 @@ impl RamRegion {
         .map_err(|e| memory_error(std::io::Error::other(e.to_string())))?;
         let region = GuestRegionMmap::new(region, GuestAddress(range.gpa)).ok_or(Error::MemorySize(size))?;
         Ok(RamRegion { region, block })
+    }
+
+    /// Where it lies in this process.
+    pub(crate) fn host_address(&self) -> u64 {
+        self.block.address.as_ptr() as u64
+    }
+
+    /// Gives all pages back to the host; they are zeroes afterwards.
+    pub(crate) fn discard(&self) -> Result<()> {
+        let done = self.block.advise(Advice::LinuxDontNeed);
+        done.map_err(|e| Error::System { what: "cannot clear guest memory", source: e.into() })
     }
 }
 
@@ -204,10 +215,7 @@ impl GuestMemory {
 
     /// Each range with the host virtual address of its memory, for the kernel driver.
     pub(crate) fn host_ranges(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
-        self.ranges
-            .iter()
-            .zip(&self.blocks)
-            .map(|(range, block)| (*range, block.block.address.as_ptr() as u64))
+        self.ranges.iter().zip(&self.blocks).map(|(range, block)| (*range, block.host_address()))
     }
 
     /// Finds out whether the kernel driver has pinned the memory that it just mapped into a partition. Kernels that follow
@@ -244,13 +252,7 @@ impl GuestMemory {
 
     /// Gives all pages back to the host; the guest sees zeroes afterwards, as after power-on.
     pub fn discard(&self) -> Result<()> {
-        for region in &self.blocks {
-            region
-                .block
-                .advise(Advice::LinuxDontNeed)
-                .map_err(|e| Error::System { what: "cannot clear guest memory", source: e.into() })?;
-        }
-        Ok(())
+        self.blocks.iter().try_for_each(|region| region.discard())
     }
 }
 

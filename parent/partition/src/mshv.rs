@@ -1,6 +1,7 @@
 //! A partition of the real hypervisor.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mshv_bindings::{
     HV_INTERCEPT_ACCESS_MASK_EXECUTE, MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE,
@@ -12,6 +13,7 @@ use parterre_abi::message::{MESSAGE_PAYLOAD_SIZE, MESSAGE_SIZE};
 use parterre_abi::property::PartitionPropertyCode as PropertyCode;
 use parterre_abi::status::HvStatus;
 
+use crate::device_memory::DeviceMemory;
 use crate::memory::GuestMemory;
 use crate::{DeliveryMode, Error, InterruptRequest, MshvVp, Partition, Posted, Result};
 
@@ -22,6 +24,8 @@ pub struct MshvPartition {
     vm: VmFd,
     // Keeps the mapped memory alive as long as the partition.
     memory: Arc<GuestMemory>,
+    /// Memory of devices that is mapped, by its address.
+    device_memory: Mutex<BTreeMap<u64, Arc<DeviceMemory>>>,
 }
 
 impl MshvPartition {
@@ -49,7 +53,7 @@ impl MshvPartition {
             ..Default::default()
         })
         .map_err(Error::call("cannot intercept the messages and events of the guest"))?;
-        Ok(MshvPartition { vm, memory })
+        Ok(MshvPartition { vm, memory, device_memory: Mutex::default() })
     }
 
     /// Creates the VP with the given index, which is also its APIC id.
@@ -61,13 +65,47 @@ impl MshvPartition {
         Ok(MshvVp::new(u32::from(index), vcpu))
     }
 
+    fn device_memory(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<DeviceMemory>>> {
+        self.device_memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The partition's memory.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 }
 
+/// How the driver is told of a device's memory.
+fn device_region(gpa: u64, memory: &DeviceMemory) -> mshv_user_mem_region {
+    mshv_user_mem_region {
+        size: memory.size(),
+        guest_pfn: gpa >> PAGE_SHIFT,
+        userspace_addr: memory.host_address(),
+        flags: 1 << MSHV_SET_MEM_BIT_WRITABLE,
+        ..Default::default()
+    }
+}
+
 impl Partition for MshvPartition {
+    fn map_device_memory(&self, gpa: u64, memory: &Arc<DeviceMemory>) -> Result<()> {
+        let mut mapped = self.device_memory();
+        self.vm
+            .map_user_memory(device_region(gpa, memory))
+            .map_err(Error::call(format!("cannot map memory of a device at {gpa:#x}")))?;
+        mapped.insert(gpa, memory.clone());
+        Ok(())
+    }
+
+    fn unmap_device_memory(&self, gpa: u64) -> Result<()> {
+        let mut mapped = self.device_memory();
+        let Some(memory) = mapped.get(&gpa) else { return Ok(()) };
+        self.vm
+            .unmap_user_memory(device_region(gpa, memory))
+            .map_err(Error::call(format!("cannot unmap the memory of a device at {gpa:#x}")))?;
+        mapped.remove(&gpa);
+        Ok(())
+    }
+
     fn assert_interrupt(&self, request: &InterruptRequest) -> Result<()> {
         let interrupt = MshvInterrupt {
             interrupt_type: interrupt_type(request.mode),

@@ -1,14 +1,14 @@
 //! What is asked of guests, by way of their workers' guest sockets.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parterre_api::guest::{
     FreezeRequest, GuestAnswer, GuestRequest, ItemPool, ShutdownAction, ShutdownRequest,
 };
 use parterre_api::{ErrorCode, IntegrationService, IntegrationStatus, Vm, VmState};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -16,6 +16,8 @@ use crate::{Error, Manager, Result};
 
 /// How long a guest has to shut down or restart, unless the request says otherwise.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest file that a worker may send: a picture of the largest screen takes less.
+const MAX_FILE: u64 = 64 << 20;
 /// Longer than the worker waits for any answer of a guest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -33,24 +35,37 @@ impl From<(ErrorCode, String)> for Error {
 
 /// Asks a worker; failures that it tells are errors.
 async fn ask(socket: &Path, request: &GuestRequest) -> Result<GuestAnswer> {
+    ask_for_file(socket, request).await.map(|(answer, _)| answer)
+}
+
+/// Asks a worker for something that a file may follow.
+async fn ask_for_file(socket: &Path, request: &GuestRequest) -> Result<(GuestAnswer, Vec<u8>)> {
     let lost = |error: std::io::Error| Error::Failed(format!("the worker cannot be asked: {error}"));
     let exchange = async {
         let mut stream = UnixStream::connect(socket).await?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         stream.write_all(&line).await?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).await?;
-        Ok(answer)
+        let (mut answer, mut file) = (String::new(), Vec::new());
+        let mut reader = BufReader::new(stream);
+        reader.read_line(&mut answer).await?;
+        let answer = serde_json::from_str(&answer).ok();
+        if let Some(GuestAnswer::Screenshot { size, .. }) = answer {
+            let count = reader.take(size.min(MAX_FILE)).read_to_end(&mut file).await?;
+            if count as u64 != size {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok((answer, file))
     };
-    let answer = timeout(ANSWER_TIMEOUT, exchange)
+    let (answer, file) = timeout(ANSWER_TIMEOUT, exchange)
         .await
         .map_err(|_| Error::Timeout("the worker does not answer".into()))?
         .map_err(lost)?;
-    match serde_json::from_str(&answer) {
-        Ok(GuestAnswer::Failed { code, message }) => Err((code, message).into()),
-        Ok(answer) => Ok(answer),
-        Err(_) => Err(Error::Failed("the worker ended before it answered".into())),
+    match answer {
+        Some(GuestAnswer::Failed { code, message }) => Err((code, message).into()),
+        Some(answer) => Ok((answer, file)),
+        None => Err(Error::Failed("the worker ended before it answered".into())),
     }
 }
 
@@ -58,9 +73,30 @@ pub(crate) fn unexpected() -> Error {
     Error::Failed("the worker's answer makes no sense; it may be of another version than vmms".into())
 }
 
+/// A worker's error with the name that the person knows and the worker does not.
+fn named(vm: &Vm, error: &Error) -> Error {
+    Error::from((error.code(), format!("virtual machine '{}': {error}", vm.settings.name)))
+}
+
 impl Manager {
     /// Asks the guest of a virtual machine that runs.
     pub(crate) async fn ask_guest(&self, name: &str, request: &GuestRequest) -> Result<GuestAnswer> {
+        let (vm, socket) = self.running_guest(name)?;
+        ask(&socket, request).await.map_err(|error| named(&vm, &error))
+    }
+
+    /// A picture of the screen: a PNG file.
+    pub async fn screenshot(&self, name: &str) -> Result<Vec<u8>> {
+        let (vm, socket) = self.running_guest(name)?;
+        match ask_for_file(&socket, &GuestRequest::Screenshot).await {
+            Ok((GuestAnswer::Screenshot { .. }, file)) => Ok(file),
+            Ok(_) => Err(unexpected()),
+            Err(error) => Err(named(&vm, &error)),
+        }
+    }
+
+    /// A virtual machine that runs, and where its guest can be asked.
+    fn running_guest(&self, name: &str) -> Result<(Vm, PathBuf)> {
         let vm = self.show(name)?;
         let VmState::Running { .. } = vm.status else {
             let remedy = if let VmState::Paused { .. } = vm.status { "resume" } else { "start" };
@@ -70,12 +106,8 @@ impl Manager {
                 vm.status.word().to_lowercase()
             )));
         };
-        let socket = vm.guest.ok_or_else(unexpected)?;
-        // The worker knows no name, the person does.
-        ask(&socket, request).await.map_err(|error| {
-            let code = error.code();
-            Error::from((code, format!("virtual machine '{}': {error}", vm.settings.name)))
-        })
+        let socket = vm.guest.clone().ok_or_else(unexpected)?;
+        Ok((vm, socket))
     }
 
     /// State of the integration services.

@@ -54,6 +54,7 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms/{name}/shutdown", post(shut_down))
         .route("/v1/vms/{name}/integration", get(integration))
         .route("/v1/vms/{name}/integration/{service}", put(set_service))
+        .route("/v1/vms/{name}/screenshot", get(screenshot))
         .route("/v1/vms/{name}/memory", get(memory).put(set_memory))
         .route("/v1/vms/{name}/items/{pool}", get(items))
         .route("/v1/vms/{name}/items/external/{key}", put(set_item).delete(delete_item))
@@ -221,6 +222,11 @@ async fn set_service(
 ) -> Answer<Json<IntegrationStatus>> {
     let service: IntegrationService = service.parse().map_err(Error::BadRequest)?;
     Ok(Json(manager.set_service(&name, service, checked(body)?.enabled).await?))
+}
+
+async fn screenshot(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Response> {
+    let file = manager.screenshot(&name).await?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], file).into_response())
 }
 
 async fn memory(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<MemoryStatus>> {

@@ -30,7 +30,7 @@ fn balloon(session: &mut Session) -> Result<()> {
     succeed(session, CREATE)?;
     succeed(session, "parterre vm start balloon")?;
     console(session, "balloon", &[(USERLAND, ""), (PROMPT, "")])?;
-    ask(session, USE, 1)?;
+    ask(session, "balloon", USE, 1)?;
     until(session, "parterre vm show balloon | grep -q '^Memory demand: .*available'", super::LIMIT)?;
     let (total, free) = (guest_total(session, 2)?, number(session, FREE)?);
 
@@ -50,7 +50,7 @@ fn balloon(session: &mut Session) -> Result<()> {
     let again = guest_total(session, 4)?;
     ensure!(again == total, "The guest had {total} KiB and has {again} KiB when it has got all back.");
     let before = number(session, FREE)?;
-    ask(session, USE, 5)?;
+    ask(session, "balloon", USE, 5)?;
     let after = number(session, FREE)?;
     ensure!(before - after > least, "The guest uses memory again, the parent only {} KiB.", before - after);
     refusals(session)?;
@@ -70,14 +70,14 @@ fn refusals(session: &mut Session) -> Result<()> {
 
 /// Runs a command in the guest; returns what the console says. Each needs a number of its own, because the console repeats
 /// what was said before.
-fn ask(session: &mut Session, command: &str, number: u32) -> Result<String> {
+pub(super) fn ask(session: &mut Session, name: &str, command: &str, number: u32) -> Result<String> {
     let (line, answer) = (format!("{command}; echo asked-$(({number}))\n"), format!("asked-{number}"));
-    console(session, "balloon", &[("", "\n"), (PROMPT, &line), (&answer, "")])
+    console(session, name, &[("", "\n"), (PROMPT, &line), (&answer, "")])
 }
 
 /// Memory that the guest's kernel manages, in KiB.
 fn guest_total(session: &mut Session, number: u32) -> Result<i64> {
-    let said = ask(session, "grep MemTotal /proc/meminfo", number)?;
+    let said = ask(session, "balloon", "grep MemTotal /proc/meminfo", number)?;
     let told = said.rsplit("MemTotal:").next().and_then(|rest| rest.split_whitespace().next());
     told.and_then(|number| number.parse().ok()).with_context(|| format!("The guest said no number: {said}"))
 }

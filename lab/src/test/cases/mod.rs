@@ -9,6 +9,7 @@ mod isolation;
 mod memory;
 mod network;
 mod parent;
+mod screen;
 mod soak;
 mod systems;
 mod tmk;
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Case> {
         systems::CASES,
         memory::CASES,
         balloon::CASES,
+        screen::CASES,
         boot::CASES,
         crash::CASES,
     ]

@@ -34,6 +34,7 @@ pub use server::serve;
 use crate::processor::log_line;
 use crate::vsp::Attachment;
 use crate::vsp::memory::Memory;
+use crate::vsp::video::Video;
 
 /// From 1601 to 1970 in seconds.
 const UNIX_EPOCH_SECONDS: u64 = 11_644_473_600;
@@ -78,6 +79,7 @@ pub struct Guest {
     copy: Component<FileCopy>,
     keyboard: Keyboard,
     memory: Memory,
+    video: Video,
     sockets: Sockets,
     partition: Current,
     offers: Mutex<Offers>,
@@ -117,6 +119,7 @@ impl Guest {
             copy: Component::new(FileCopy::default())?,
             keyboard: Keyboard::new()?,
             memory: Memory::new(ram)?,
+            video: Video::new()?,
             sockets: Sockets::new(),
             partition,
             offers: Mutex::new(Offers { enabled, ..Offers::default() }),
@@ -184,9 +187,15 @@ impl Guest {
 
 impl Attachment for Guest {
     fn attach(&self, bus: Arc<dyn Bus>, partition: Arc<dyn Partition>) {
-        *lock(&self.partition) = Some(partition);
-        let devices: [(&str, Arc<dyn Device>); 2] =
-            [("keyboard", Arc::new(self.keyboard.clone())), ("dynamic memory", self.memory.device())];
+        *lock(&self.partition) = Some(partition.clone());
+        if let Err(error) = self.video.attach(partition) {
+            log_line(format_args!("{error}"));
+        }
+        let devices: [(&str, Arc<dyn Device>); 3] = [
+            ("keyboard", Arc::new(self.keyboard.clone())),
+            ("dynamic memory", self.memory.device()),
+            ("screen", self.video.device()),
+        ];
         for (name, device) in devices {
             if let Err(error) = bus.offer(device) {
                 log_line(format_args!("no {name}: {error}"));
@@ -204,6 +213,7 @@ impl Attachment for Guest {
 
     fn detach(&self) {
         *lock(&self.partition) = None;
+        self.video.detach();
         let mut offers = lock(&self.offers);
         offers.bus = None;
         offers.offered.clear();

@@ -1,5 +1,6 @@
 //! Carrying requests out.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -64,6 +65,13 @@ impl Guest {
     /// Carries a request out and answers it on the stream, which some requests go on using.
     pub(super) fn carry_out(&self, request: GuestRequest, stream: UnixStream) {
         let answer = match request {
+            GuestRequest::Screenshot => {
+                let (answer, file) = self.video.screenshot();
+                send(&stream, &answer);
+                // Who has gone need not have it.
+                let _ = (&stream).write_all(&file);
+                return;
+            }
             GuestRequest::CopyFile(target) => copy::copy(&self.copy, target, &stream),
             GuestRequest::Connect { port, seconds } => return self.connect_to(port, seconds, &stream),
             GuestRequest::Listen { port } => return self.listen_on(port, stream),

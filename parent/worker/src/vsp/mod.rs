@@ -4,6 +4,7 @@ pub mod hotplug;
 pub mod memory;
 pub mod network;
 pub mod storage;
+pub mod video;
 
 use std::sync::Arc;
 

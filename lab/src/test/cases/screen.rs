@@ -1,0 +1,107 @@
+//! The screen and the keyboard of a guest: what it draws the parent sees, what the parent types it reads.
+
+use std::io::Cursor;
+
+use anyhow::{Context, Result, ensure};
+
+use super::balloon::ask;
+use super::integration::until;
+use super::vm::{PROMPT, USERLAND, console, remove};
+use super::{succeed, succeed_in};
+use crate::session::Session;
+use crate::test::{Case, Check, Setting, USUAL};
+
+/// Cloud kernels have no driver for screens.
+const GENERAL: Setting = Setting { guest: "newest-general", ..USUAL };
+const OLDEST: Setting = Setting { guest: "oldest-general", ..USUAL };
+
+pub const CASES: &[Case] = &[
+    Case { name: "vm::screen-and-keyboard", setting: GENERAL, check: Check::Shared(newest) },
+    Case { name: "vm::screen-oldest-guest", setting: OLDEST, check: Check::Shared(oldest) },
+];
+
+const NAME: &str = "screen";
+const CREATE: &str = "parterre vm create screen --memory 512M --kernel /lab/guest-kernel --initrd /lab/guest-initrd \
+                      --cmdline 'console=ttyS0 quiet'";
+/// Loads the driver and waits for its console; the cursor would be in the picture.
+const DRIVER: &str = "modprobe hyperv_drm; while [ ! -e /dev/fb0 ]; do sleep 1; done; \
+                      echo 0 >/sys/class/graphics/fbcon/cursor_blink";
+/// Size of the screen that a guest begins with.
+const SIZE: (u32, u32) = (1024, 768);
+
+fn newest(session: &mut Session) -> Result<()> {
+    start(session)?;
+    draws(session, 1)?;
+    types(session, 11)?;
+    // The next kernel finds the video memory nowhere and dark.
+    succeed_in(session, "parterre vm restart screen --timeout 100", 2 * super::LIMIT)?;
+    until(session, "parterre vm show screen | grep -q '^Heartbeat: .*OK'", 2 * super::LIMIT)?;
+    shows_nothing(session)?;
+    draws(session, 21)?;
+    remove(session, NAME)
+}
+
+fn oldest(session: &mut Session) -> Result<()> {
+    start(session)?;
+    draws(session, 1)?;
+    remove(session, NAME)
+}
+
+fn start(session: &mut Session) -> Result<()> {
+    succeed(session, CREATE)?;
+    succeed(session, "parterre vm start screen")?;
+    console(session, NAME, &[(USERLAND, ""), (PROMPT, "")])?;
+    shows_nothing(session)
+}
+
+fn shows_nothing(session: &mut Session) -> Result<()> {
+    let run = session.shell("parterre vm screenshot screen /tmp/screen.png", super::LIMIT)?;
+    ensure!(run.stderr.contains("hyperv_drm"), "A screen without a driver: {}{}", run.stdout, run.stderr);
+    Ok(())
+}
+
+/// Letters on the guest's console, then its upper half white.
+fn draws(session: &mut Session, number: u32) -> Result<()> {
+    ask(session, NAME, DRIVER, number)?;
+    ask(session, NAME, "echo; echo 'letters on the screen' >/dev/tty1; sleep 1", number + 1)?;
+    let lit = picture(session)?.iter().filter(|byte| **byte != 0).count();
+    let all = (SIZE.0 * SIZE.1 * 3) as usize;
+    ensure!((100..all / 4).contains(&lit), "{lit} of {all} bytes are lit where there should be letters.");
+    let half = all / 2;
+    // Four bytes for a pixel in the guest, three in the picture.
+    let white = format!("tr '\\0' '\\377' </dev/zero | head -c {} >/dev/fb0; sleep 1", half / 3 * 4);
+    ask(session, NAME, &format!("printf '\\033[2J' >/dev/tty1; {white}"), number + 2)?;
+    let picture = picture(session)?;
+    let wrong = picture[..half].iter().filter(|byte| **byte != 255).count()
+        + picture[half..].iter().filter(|byte| **byte != 0).count();
+    ensure!(wrong == 0, "{wrong} of {all} bytes are not what the guest has drawn.");
+    Ok(())
+}
+
+/// What the guest shows: red, green and blue of each pixel.
+fn picture(session: &mut Session) -> Result<Vec<u8>> {
+    succeed(session, "parterre vm screenshot screen /tmp/screen.png")?;
+    let hex = succeed(session, "hexdump -v -e '1/1 \"%02x\"' /tmp/screen.png")?;
+    let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    let file: Vec<u8> = digits.as_chunks().0.iter().map(|[high, low]| (high << 4 | low) as u8).collect();
+    let mut reader = png::Decoder::new(Cursor::new(file)).read_info()?;
+    let size = (reader.info().width, reader.info().height);
+    ensure!(size == SIZE, "The screen has {} by {} pixels.", size.0, size.1);
+    let mut bytes = vec![0; reader.output_buffer_size().context("The picture is too large.")?];
+    reader.next_frame(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A line typed on the guest's keyboard is read from its console.
+fn types(session: &mut Session, number: u32) -> Result<()> {
+    ask(
+        session,
+        NAME,
+        "modprobe hyperv_keyboard; modprobe atkbd; sleep 2; head -n 1 /dev/tty1 >/tmp/typed &",
+        number,
+    )?;
+    succeed(session, "parterre vm type screen 'Hello, World! (42)' --enter")?;
+    let said = ask(session, NAME, "sleep 2; sed s/^/typed:/ /tmp/typed", number + 1)?;
+    ensure!(said.contains("typed:Hello, World! (42)"), "The guest has read something else: {said}");
+    Ok(())
+}
