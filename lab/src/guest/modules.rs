@@ -21,7 +21,6 @@ const WANTED: &[&str] = &[
     "hv_balloon",
     "hv_sock",
     "hyperv_keyboard",
-    "atkbd",
     "hyperv_drm",
     "hyperv_fb",
     "uio_hv_generic",

@@ -1,24 +1,19 @@
-//! The screen and the keyboard of a guest: what it draws the parent sees, what the parent types it reads.
+//! The screen of a guest: what it draws the parent sees.
 
 use std::io::Cursor;
 
 use anyhow::{Context, Result, ensure};
 
 use super::balloon::ask;
-use super::integration::until;
+use super::succeed;
 use super::vm::{PROMPT, USERLAND, console, remove};
-use super::{succeed, succeed_in};
 use crate::session::Session;
 use crate::test::{Case, Check, Setting, USUAL};
 
 /// Cloud kernels have no driver for screens.
 const GENERAL: Setting = Setting { guest: "newest-general", ..USUAL };
-const OLDEST: Setting = Setting { guest: "oldest-general", ..USUAL };
 
-pub const CASES: &[Case] = &[
-    Case { name: "vm::screen-and-keyboard", setting: GENERAL, check: Check::Shared(newest) },
-    Case { name: "vm::screen-oldest-guest", setting: OLDEST, check: Check::Shared(oldest) },
-];
+pub const CASES: &[Case] = &[Case { name: "vm::screen", setting: GENERAL, check: Check::Shared(screen) }];
 
 const NAME: &str = "screen";
 const CREATE: &str = "parterre vm create screen --memory 512M --kernel /lab/guest-kernel --initrd /lab/guest-initrd \
@@ -29,19 +24,7 @@ const DRIVER: &str = "modprobe hyperv_drm; while [ ! -e /dev/fb0 ]; do sleep 1; 
 /// Size of the screen that a guest begins with.
 const SIZE: (u32, u32) = (1024, 768);
 
-fn newest(session: &mut Session) -> Result<()> {
-    start(session)?;
-    draws(session, 1)?;
-    types(session, 11)?;
-    // The next kernel finds the video memory nowhere and dark.
-    succeed_in(session, "parterre vm restart screen --timeout 100", 2 * super::LIMIT)?;
-    until(session, "parterre vm show screen | grep -q '^Heartbeat: .*OK'", 2 * super::LIMIT)?;
-    shows_nothing(session)?;
-    draws(session, 21)?;
-    remove(session, NAME)
-}
-
-fn oldest(session: &mut Session) -> Result<()> {
+fn screen(session: &mut Session) -> Result<()> {
     start(session)?;
     draws(session, 1)?;
     remove(session, NAME)
@@ -90,18 +73,4 @@ fn picture(session: &mut Session) -> Result<Vec<u8>> {
     let mut bytes = vec![0; reader.output_buffer_size().context("The picture is too large.")?];
     reader.next_frame(&mut bytes)?;
     Ok(bytes)
-}
-
-/// A line typed on the guest's keyboard is read from its console.
-fn types(session: &mut Session, number: u32) -> Result<()> {
-    ask(
-        session,
-        NAME,
-        "modprobe hyperv_keyboard; modprobe atkbd; sleep 2; head -n 1 /dev/tty1 >/tmp/typed &",
-        number,
-    )?;
-    succeed(session, "parterre vm type screen 'Hello, World! (42)' --enter")?;
-    let said = ask(session, NAME, "sleep 2; sed s/^/typed:/ /tmp/typed", number + 1)?;
-    ensure!(said.contains("typed:Hello, World! (42)"), "The guest has read something else: {said}");
-    Ok(())
 }
