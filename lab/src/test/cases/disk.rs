@@ -1,12 +1,11 @@
 //! Disks of virtual machines: SCSI over VMBus, by the guest's own driver.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{succeed, succeed_in};
+use super::{journaled_disk, succeed, succeed_in};
 use crate::boxes::BoxSpec;
 use crate::cache::RunDir;
 use crate::guest;
@@ -171,19 +170,16 @@ fn full_parent(session: &mut Session) -> Result<()> {
     succeed(session, "umount /tmp/small").map(drop)
 }
 
-/// Mounts the box's disk where the test keeps its file, and makes a file system on it the first time.
+/// Mounts the box's disk where the test keeps its file.
 const DATA_ON_DISK: &str = "#!/bin/sh
-mkdir -p /data
-disk=/dev/disk/by-id/lab-disk0
-mount -t ext4 $disk /data 2>/dev/null && exit
-mke2fs $disk && mount -t ext4 $disk /data
+mkdir -p /data && mount -t ext4 /dev/disk/by-id/lab-disk0 /data
 ";
 
 /// The box is switched off in the moment in which the guest's fsync has returned.
 fn power_cut(mut wish: Wish) -> Result<()> {
     let dir = RunDir::create()?;
     let disk = dir.path().join("data.img");
-    File::create(&disk)?.set_len(128 << 20)?;
+    journaled_disk(&disk, 128)?;
     let spec = BoxSpec { disks: vec![disk], ..BoxSpec::default() };
     wish.with_stack = true;
     wish.extras.texts.push(("lab/start".into(), DATA_ON_DISK.into()));

@@ -16,12 +16,16 @@ mod tmk;
 mod vm;
 mod vmbus;
 
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use super::Case;
 use crate::session::{Outcome, Session};
+use crate::tool;
 
 /// For one command.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,6 +54,13 @@ pub fn all() -> Vec<Case> {
 /// Those that take many minutes.
 pub fn long() -> Vec<Case> {
     [memory::LONG, systems::LONG, soak::LONG].concat()
+}
+
+/// Makes a disk of a box, with a file system that keeps its own order when the power is cut: without a journal, the next
+/// mount might give a file's blocks away again.
+fn journaled_disk(disk: &Path, mebibytes: u64) -> Result<()> {
+    File::create(disk)?.set_len(mebibytes << 20)?;
+    tool::output(Command::new("/usr/sbin/mke2fs").args(["-q", "-t", "ext4"]).arg(disk)).map(drop)
 }
 
 /// Runs a shell command that shall succeed, and returns its output.

@@ -1,12 +1,11 @@
 //! Virtual machines through the stack: created, started, used on their console, stopped, deleted.
 
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::{succeed, succeed_in};
+use super::{journaled_disk, succeed, succeed_in};
 use crate::boxes::BoxSpec;
 use crate::cache::RunDir;
 use crate::media::Wish;
@@ -159,19 +158,16 @@ fn killed_worker(session: &mut Session) -> Result<()> {
     remove(session, "bystander")
 }
 
-/// Mounts the box's disk where the stack keeps its state, and makes a file system on it the first time.
+/// Mounts the box's disk where the stack keeps its state.
 const STATE_ON_DISK: &str = "#!/bin/sh
-mkdir -p /var/lib/parterre
-disk=/dev/disk/by-id/lab-disk0
-mount -t ext4 $disk /var/lib/parterre 2>/dev/null && exit
-mke2fs $disk && mount -t ext4 $disk /var/lib/parterre
+mkdir -p /var/lib/parterre && mount -t ext4 /dev/disk/by-id/lab-disk0 /var/lib/parterre
 ";
 
 /// The box is switched off in the moment in which the command to create a VM returns.
 fn power_cut(mut wish: Wish) -> Result<()> {
     let dir = RunDir::create()?;
     let disk = dir.path().join("state.img");
-    File::create(&disk)?.set_len(64 << 20)?;
+    journaled_disk(&disk, 64)?;
     let spec = BoxSpec { disks: vec![disk], ..BoxSpec::default() };
     wish.with_stack = true;
     wish.extras.texts.push(("lab/start".into(), STATE_ON_DISK.into()));
