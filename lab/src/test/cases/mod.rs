@@ -41,7 +41,6 @@ pub fn all() -> Vec<Case> {
         disk::CASES,
         network::CASES,
         integration::CASES,
-        systems::CASES,
         memory::CASES,
         balloon::CASES,
         screen::CASES,

@@ -19,13 +19,12 @@ const fn setting(system: &'static str) -> Setting {
     Setting { spec: "amd,cpus=2,memory=3G", guest: "", system, ..USUAL }
 }
 
-pub const CASES: &[Case] = &[Case {
-    name: "vm::system-stable",
-    setting: setting("stable"),
-    check: Check::Own(|session| whole(session, 15)),
-}];
-
 pub const LONG: &[Case] = &[
+    Case {
+        name: "vm::system-stable",
+        setting: setting("stable"),
+        check: Check::Own(|session| whole(session, 15)),
+    },
     Case {
         name: "vm::system-oldest",
         setting: setting("oldest"),
@@ -173,6 +172,7 @@ const USUAL_WORDS: &[&str] = &[
     "CONFIG_IMA_DISABLE_HTABLE",
     "Driver has suspect GRO implementation",
     "hrtimer: interrupt took",
+    "hogged CPU",
     // The screen's driver before hyperv_drm looks for a PCI device, which there is not.
     "hyperv_fb: ",
     "probe failed for device 5620e0c7-8062-4dce-aeb7-520c7ef76171",
