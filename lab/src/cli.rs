@@ -80,6 +80,9 @@ pub struct TestArgs {
     /// Leave out the tests in boxes.
     #[arg(long)]
     pub no_boxes: bool,
+    /// Run each test in a box so many times, or until one fails: for what fails once in many runs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub repeat: u32,
     /// Use this parterre.efi instead of building the project's.
     #[arg(long, value_name = "FILE")]
     pub efi: Option<PathBuf>,

@@ -4,6 +4,7 @@
 mod cases;
 mod host;
 mod image;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -119,6 +120,8 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(ExitCode::SUCCESS);
     }
+    let cases: Vec<Case> =
+        cases.into_iter().flat_map(|case| std::iter::repeat_n(case, args.repeat as usize)).collect();
     let mut tally = Tally::default();
     if !args.no_host && args.filter.is_empty() {
         tally.add(host::run()?);
@@ -135,6 +138,11 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Whether repeated tests found what they were repeated for.
+fn enough(args: &TestArgs, tally: &Tally) -> bool {
+    args.repeat > 1 && tally.failed > 0
+}
+
 fn run_cases(cases: &[Case], args: &TestArgs) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut settings: Vec<Setting> = Vec::new();
@@ -144,11 +152,17 @@ fn run_cases(cases: &[Case], args: &TestArgs) -> Result<Tally> {
         }
     }
     for setting in settings {
+        if enough(args, &tally) {
+            break;
+        }
         let group =
             cases.iter().filter(|case| matches!(case.check, Check::Shared(_)) && case.setting == setting);
         run_shared(&setting, group, args, &mut tally);
     }
     for case in cases {
+        if enough(args, &tally) {
+            break;
+        }
         let begun = Instant::now();
         let result = match case.check {
             Check::Shared(_) => continue,
@@ -172,6 +186,9 @@ fn run_shared<'a>(
     let mut session: Option<Session> = None;
     let mut hopeless: Option<String> = None;
     for case in cases {
+        if enough(args, tally) {
+            break;
+        }
         let begun = Instant::now();
         let Check::Shared(check) = case.check else { continue };
         if let Some(why) = &hopeless {
@@ -186,10 +203,15 @@ fn run_shared<'a>(
                 continue;
             }
         };
+        let begun = Instant::now();
         let result = check(&mut usable).map_err(|e| with_serial(e, &usable));
         tally.count(case.name, begun.elapsed(), &result);
-        if let (Err(_), Some(logs)) = (&result, &args.logs) {
-            keep_processors(&mut usable, setting, &logs.join(format!("{}.processors", file_name(case.name))));
+        if result.is_err() {
+            if let Some(logs) = &args.logs {
+                let file = logs.join(format!("{}.processors", file_name(case.name)));
+                keep_processors(&mut usable, setting, &file);
+            }
+            println!("  What the box says of itself:\n{}", witness::report(&mut usable));
         }
         if usable.alive() {
             session = Some(usable);
