@@ -87,7 +87,7 @@ mod tests {
     fn result_lines_are_added_up() {
         let output = "test result: ok. 30 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\nnoise\n\
                       test result: FAILED. 2 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out\n";
-        assert_eq!(count(output), Tally { passed: 32, failed: 3 });
+        assert_eq!(count(output), Tally { passed: 32, failed: 3, flaky: 0 });
         assert_eq!(count("error: could not compile"), Tally::default());
     }
 

@@ -1,18 +1,18 @@
 //! `cargo lab test`: all tests of the project. On this machine (`host`), of the hypervisor's image (`image`), and in
-//! boxes (`cases`). Cases with the same setting share one booted box.
+//! boxes (`cases`, run by `boxed`).
 
+mod boxed;
 mod cases;
 mod host;
 mod image;
 mod witness;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
-use crate::boxes::BoxSpec;
 use crate::build;
 use crate::cli::TestArgs;
 use crate::guest;
@@ -81,12 +81,15 @@ pub struct Tally {
     pub passed: usize,
     /// How many failed.
     pub failed: usize,
+    /// How many of those that passed did so only when they were run once more.
+    pub flaky: usize,
 }
 
 impl Tally {
     fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.flaky += other.flaky;
     }
 
     /// Says how a test ended and counts it.
@@ -129,123 +132,23 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.filter.is_empty() || wanted("image::") {
         tally.add(image::run()?);
     }
-    tally.add(run_cases(&cases, args)?);
+    tally.add(boxed::run(&cases, args));
     let left_out = cases::long().iter().filter(|case| wanted(case.name)).count();
     if !args.long && !args.no_boxes && left_out > 0 {
         println!("Tests that take long, left out (run with --long): {left_out}");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.flaky > 0 {
+        println!(
+            "Of those that passed, {} failed first (FLAKY above): each is a defect, here or in the emulator.",
+            tally.flaky
+        );
+    }
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Whether repeated tests found what they were repeated for.
-fn enough(args: &TestArgs, tally: &Tally) -> bool {
-    args.repeat > 1 && tally.failed > 0
-}
-
-fn run_cases(cases: &[Case], args: &TestArgs) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut settings: Vec<Setting> = Vec::new();
-    for case in cases {
-        if matches!(case.check, Check::Shared(_)) && !settings.contains(&case.setting) {
-            settings.push(case.setting);
-        }
-    }
-    for setting in settings {
-        if enough(args, &tally) {
-            break;
-        }
-        let group =
-            cases.iter().filter(|case| matches!(case.check, Check::Shared(_)) && case.setting == setting);
-        run_shared(&setting, group, args, &mut tally);
-    }
-    for case in cases {
-        if enough(args, &tally) {
-            break;
-        }
-        let begun = Instant::now();
-        let result = match case.check {
-            Check::Shared(_) => continue,
-            Check::Own(check) => {
-                boot(&case.setting, args, case.name).and_then(|mut session| check(&mut session))
-            }
-            Check::Free(check) => wish(&case.setting, args, case.name).and_then(check),
-        };
-        tally.count(case.name, begun.elapsed(), &result);
-    }
-    Ok(tally)
-}
-
-/// Runs cases in one box; a new one is booted when a case leaves the old one unusable.
-fn run_shared<'a>(
-    setting: &Setting,
-    cases: impl Iterator<Item = &'a Case>,
-    args: &TestArgs,
-    tally: &mut Tally,
-) {
-    let mut session: Option<Session> = None;
-    let mut hopeless: Option<String> = None;
-    for case in cases {
-        if enough(args, tally) {
-            break;
-        }
-        let begun = Instant::now();
-        let Check::Shared(check) = case.check else { continue };
-        if let Some(why) = &hopeless {
-            tally.count(case.name, Duration::ZERO, &Err(anyhow!("Its box did not boot: {why}")));
-            continue;
-        }
-        let mut usable = match session.take().map_or_else(|| boot(setting, args, case.name), Ok) {
-            Ok(usable) => usable,
-            Err(e) => {
-                tally.count(case.name, begun.elapsed(), &Err(e));
-                hopeless = Some(format!("see {}.", case.name));
-                continue;
-            }
-        };
-        let begun = Instant::now();
-        let result = check(&mut usable).map_err(|e| with_serial(e, &usable));
-        tally.count(case.name, begun.elapsed(), &result);
-        if result.is_err() {
-            if let Some(logs) = &args.logs {
-                let file = logs.join(format!("{}.processors", file_name(case.name)));
-                keep_processors(&mut usable, setting, &file);
-            }
-            println!("  What the box says of itself:\n{}", witness::report(&mut usable));
-        }
-        if usable.alive() {
-            session = Some(usable);
-        }
-    }
 }
 
 fn file_name(case: &str) -> String {
     case.replace("::", "-")
-}
-
-/// What the processors of a box do in which something failed: the only witness if it hangs.
-fn keep_processors(session: &mut Session, setting: &Setting, file: &Path) {
-    let count = setting.spec.parse::<BoxSpec>().map_or(1, |spec| spec.cpus);
-    if let Err(e) = std::fs::write(file, session.machine().processors(count)) {
-        eprintln!("{} cannot be written: {e}", file.display());
-    }
-}
-
-/// An error, with what the serial port said last when that may explain it.
-fn with_serial(error: anyhow::Error, session: &Session) -> anyhow::Error {
-    match session.serial().panic() {
-        Some(_) => error.context(format!("The box panicked:\n{}", tool::tail(&session.serial().text(), 40))),
-        None => error,
-    }
-}
-
-fn boot(setting: &Setting, args: &TestArgs, name: &str) -> Result<Session> {
-    let mut spec: BoxSpec = setting.spec.parse()?;
-    let mut wish = wish(setting, args, name)?;
-    if !setting.system.is_empty() {
-        guest::system(setting.system)?.give(&mut spec, &mut wish);
-    }
-    Session::start(&spec, &wish, BOOT)
 }
 
 fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
