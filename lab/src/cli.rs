@@ -137,9 +137,9 @@ pub struct Exec {
     /// Seconds for COMMAND; then the box ends and the exit status is 124.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub timeout: u64,
-    /// Seconds for the parent to come up.
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
-    pub boot_timeout: u64,
+    /// Seconds for the parent to come up; usually 180, and 900 in an Intel box.
+    #[arg(long, value_name = "SECONDS")]
+    pub boot_timeout: Option<u64>,
     /// Show the serial port (the parent kernel's and Parterre's messages) on standard error at the end.
     #[arg(long)]
     pub show_serial: bool,
@@ -151,9 +151,12 @@ pub struct Exec {
 /// The options that describe a box.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
-    /// The box, as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm. The options below add to it.
-    #[arg(long = "box", value_name = "SPEC", default_value = "amd")]
+    /// The box, as in amd,cpus=4,memory=4G,numa=2,disk=FILE,net=e1000e,cpu=-svm or intel,cpus=2. The options below add to it.
+    #[arg(long = "box", value_name = "SPEC", default_value = "")]
     pub spec: String,
+    /// Whose processors: amd, or intel, whose boxes are slow (a minute to Linux).
+    #[arg(long, value_name = "VENDOR")]
+    pub vendor: Option<String>,
     /// Number of processors.
     #[arg(long, value_name = "N")]
     pub cpus: Option<u32>,
@@ -166,7 +169,7 @@ pub struct MachineArgs {
     /// A raw disk image; the parent sees it as /dev/disk/by-id/lab-disk0, the next as lab-disk1.
     #[arg(long, value_name = "FILE")]
     pub disk: Vec<PathBuf>,
-    /// A network card: e1000e, igb or virtio.
+    /// A network card: e1000e, igb or virtio, in an Intel box e1000.
     #[arg(long, value_name = "CARD")]
     pub net: Vec<String>,
     /// Processor features to add or take, as in -svm or +invtsc,-npt.
@@ -234,7 +237,8 @@ impl MachineArgs {
     /// # Errors
     /// When an option makes no sense, or the box is impossible.
     pub fn spec(&self) -> anyhow::Result<BoxSpec> {
-        let mut box_spec: BoxSpec = self.spec.parse()?;
+        let vendor = self.vendor.as_deref().unwrap_or_default();
+        let mut box_spec: BoxSpec = format!("{},{vendor}", self.spec).parse()?;
         box_spec.cpus = self.cpus.unwrap_or(box_spec.cpus);
         box_spec.numa = self.numa.unwrap_or(box_spec.numa);
         if let Some(memory) = &self.memory {

@@ -10,7 +10,7 @@ use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::{GptConfig, partition_types};
 
-use crate::boxes::Boot;
+use crate::boxes::{Boot, Vendor};
 use crate::cache::RunDir;
 use crate::cli::ImageArgs;
 use crate::{media, progress};
@@ -26,7 +26,7 @@ pub fn run(args: &ImageArgs) -> Result<ExitCode> {
         bail!("{} is there already. Name another file, or overwrite it with --force.", args.file.display());
     }
     let dir = RunDir::create()?;
-    let media = media::prepare(&args.parent.wish()?, dir.path())?;
+    let media = media::prepare(&args.parent.wish()?, Vendor::Amd, dir.path())?;
     let Boot::Disks(partitions) = media.boot else {
         bail!("There is no image of the bare parent; leave out --bare.");
     };

@@ -33,7 +33,8 @@ pub fn run(exec: &Exec) -> Result<ExitCode> {
     if let Some(release) = &exec.parent.guest_system {
         guest::system(release)?.give(&mut spec, &mut wish);
     }
-    let mut session = Session::start(&spec, &wish, Duration::from_secs(exec.boot_timeout))?;
+    let mut session =
+        Session::start(&spec, &wish, exec.boot_timeout.map_or(spec.boot_limit(), Duration::from_secs))?;
     let limit = Duration::from_secs(exec.timeout);
     let outcome = session.run(&command(&exec.argv), limit, Input::Empty, &mut |stream, data| {
         // Whoever closed our output does not want it; the command goes on.

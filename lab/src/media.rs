@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::boxes::Boot;
+use crate::boxes::{Boot, Vendor};
 use crate::build::{self, Hypervisor};
 use crate::esp::{self, Item};
 use crate::rootfs::{self, Extras};
@@ -75,21 +75,28 @@ pub struct Media {
     pub image_size: Option<u64>,
 }
 
-/// Builds what is wished for and writes it into `dir`.
+/// What Linux in an Intel box is told besides: its agent and its shell are at the ends of serial cables.
+const INTEL_CMDLINE: &str = "lab.agent=ttyS1 lab.console=ttyS2";
+
+/// Builds what is wished for and writes it into `dir`, for boxes of that vendor.
 ///
 /// # Errors
 /// When a part does not build or a file cannot be written.
-pub fn prepare(wish: &Wish, dir: &Path) -> Result<Media> {
+pub fn prepare(wish: &Wish, vendor: Vendor, dir: &Path) -> Result<Media> {
     let kernel = kernel::parent()?;
     let programs = build::programs(wish.with_stack)?;
-    let hypervisor = match (wish.below, &wish.efi) {
-        (Below::Nothing, _) => None,
-        (Below::Parterre, Some(image)) => Some(Hypervisor { image: image.clone() }),
-        (Below::Parterre, None) => Some(build::hypervisor()?),
+    let hypervisor = match (wish.below, vendor, &wish.efi) {
+        (Below::Nothing, Vendor::Amd, _) => None,
+        // Intel boxes start no kernel without a boot program.
+        (Below::Parterre, _, Some(image)) | (Below::Nothing, Vendor::Intel, Some(image)) => {
+            Some(Hypervisor { image: image.clone() })
+        }
+        (Below::Parterre, _, None) | (Below::Nothing, Vendor::Intel, None) => Some(build::hypervisor()?),
     };
     progress::step("Packing the box", |_| {
         let initrd = rootfs::pack(&programs, &wish.extras)?;
-        let cmdline = format!("{CMDLINE} {}", wish.cmdline).trim().to_owned();
+        let cables = if vendor == Vendor::Intel { INTEL_CMDLINE } else { "" };
+        let cmdline = [CMDLINE, cables, &wish.cmdline].join(" ").trim().to_owned();
         let Some(hypervisor) = hypervisor else {
             let file = dir.join("initrd");
             fs::write(&file, initrd)?;
@@ -102,10 +109,15 @@ pub fn prepare(wish: &Wish, dir: &Path) -> Result<Media> {
         let symbols = symbols::of_image(&hypervisor.image)?.unwrap_or_default();
         let parts = Parts { image, vmlinuz, initrd, symbols, cmdline };
         let mut disks = vec![dir.join("boot0.img")];
-        parts.write(&disks[0], &wish.configuration, &wish.changes)?;
+        let bare = "mode = bare".to_owned();
+        let mut configuration = wish.configuration.clone();
+        if wish.below == Below::Nothing {
+            configuration.push(bare.clone());
+        }
+        parts.write(&disks[0], &configuration, &wish.changes)?;
         if wish.fallback {
             disks.push(dir.join("boot1.img"));
-            parts.write(&disks[1], &["mode = bare".into()], &[])?;
+            parts.write(&disks[1], &[bare], &[])?;
         }
         Ok(Media { boot: Boot::Disks(disks), image_size: Some(parts.image.len() as u64) })
     })

@@ -41,7 +41,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut parent = args.parent.clone();
     parent.guest_kernel.get_or_insert_with(|| "newest".into());
     parent.guest_initrd.get_or_insert_with(|| "lab".into());
-    let mut session = Session::start(&spec, &parent.wish()?, Duration::from_secs(180))?;
+    let mut session = Session::start(&spec, &parent.wish()?, spec.boot_limit())?;
     progress::step("Starting the management service", |_| wait_for_stack(&mut session))?;
     progress::step("Creating and starting a virtual machine", |_| start_vm(&mut session, args))?;
     if !interactive {

@@ -106,7 +106,7 @@ impl Session {
     pub fn watch(spec: &BoxSpec, wish: &Wish, texts: &[&str], limit: Duration) -> Result<String> {
         let emulator = boxes::emulator(spec.vendor)?;
         let dir = RunDir::create()?;
-        let media = media::prepare(wish, dir.path())?;
+        let media = media::prepare(wish, spec.vendor, dir.path())?;
         let mut machine = emulator.power_on(spec, &media.boot, &dir)?;
         let deadline = Instant::now() + limit;
         loop {
@@ -133,7 +133,7 @@ impl Session {
         spec.check()?;
         let emulator = boxes::emulator(spec.vendor)?;
         let dir = RunDir::create()?;
-        let media = media::prepare(wish, dir.path())?;
+        let media = media::prepare(wish, spec.vendor, dir.path())?;
         if let Some(log) = &wish.serial_log {
             // The emulator writes through the link, so the log is complete however the box ends.
             let log = std::path::absolute(log).context("The serial log's path makes no sense.")?;

@@ -53,7 +53,10 @@ pub fn program(bundle: &Bundle, program: &str) -> Result<String> {
 }
 
 /// Writes a program so that it is there whole or not at all.
-fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, bytes)?;
     fs::set_permissions(&part, fs::Permissions::from_mode(0o755))?;

@@ -1,5 +1,6 @@
 //! Boxes: emulated machines. What they are made of is a [`BoxSpec`]; what emulates them hides behind [`Emulator`].
 
+mod bochs;
 mod mend;
 pub mod qemu;
 pub mod serial;
@@ -7,11 +8,13 @@ pub mod spec;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::cache::RunDir;
+use crate::tool;
 use serial::Serial;
 pub use spec::{BoxSpec, Vendor};
 
@@ -80,6 +83,17 @@ pub trait Machine: Send {
 pub fn emulator(vendor: Vendor) -> Result<Box<dyn Emulator>> {
     match vendor {
         Vendor::Amd => Ok(Box::new(qemu::Qemu::new()?)),
-        Vendor::Intel => bail!("There are no Intel boxes yet. Use an AMD box: --box amd."),
+        Vendor::Intel => Ok(Box::new(bochs::Bochs::new()?)),
     }
+}
+
+/// The command, run so that the kernel ends it when the lab's process ends, however that happens.
+fn dies_with_us(command: Command) -> Command {
+    if !tool::found("setpriv") {
+        return command;
+    }
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wrapped
 }

@@ -8,18 +8,18 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use parterre_lab_agent::PORT_NAME;
 use serde_json::Value;
 
 use super::serial::Serial;
 use super::spec::Nic;
-use super::{Boot, BoxSpec, Emulator, End, Machine, mend};
+use super::{Boot, BoxSpec, Emulator, End, Machine, dies_with_us, mend};
 use crate::bundle::{self, Bundle};
 use crate::cache::RunDir;
 use crate::{cleanup, tool};
@@ -82,6 +82,10 @@ impl Qemu {
 impl Emulator for Qemu {
     fn power_on(&self, spec: &BoxSpec, boot: &Boot, dir: &RunDir) -> Result<Box<dyn Machine>> {
         spec.check()?;
+        ensure!(
+            spec.model.is_none(),
+            "An AMD box has one model of processor; take features with --cpu-flags instead."
+        );
         let dir = dir.path();
         let mut command = dies_with_us(self.bundle.command(&self.program)?);
         command.args(self.arguments(spec, boot, dir)?);
@@ -126,17 +130,6 @@ fn processor(spec: &BoxSpec) -> String {
 /// QEMU reads a comma in a file's name when it is doubled.
 fn comma(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
-}
-
-/// The command, run so that the kernel ends it when the lab's process ends, however that happens.
-fn dies_with_us(command: Command) -> Command {
-    if !tool::found("setpriv") {
-        return command;
-    }
-    let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
-    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    wrapped
 }
 
 /// QEMU's command line, as it grows.
@@ -225,6 +218,7 @@ impl Arguments {
         for (n, nic) in spec.nics.iter().enumerate() {
             let device = match nic {
                 Nic::E1000e => "e1000e",
+                Nic::E1000 => "e1000",
                 Nic::Igb => "igb",
                 Nic::Virtio => "virtio-net-pci",
             };

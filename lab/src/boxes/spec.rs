@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -17,12 +18,25 @@ pub enum Vendor {
 /// The network cards that a box can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nic {
+    /// Intel 82540EM, no MSI. The only one that Intel boxes have.
+    E1000,
     /// Intel 82574L, MSI-X.
     E1000e,
     /// Intel 82576, MSI-X, SR-IOV.
     Igb,
     /// virtio-net.
     Virtio,
+}
+
+impl Nic {
+    /// Every card, by its name on the command line.
+    const ALL: [(&str, Nic); 4] =
+        [("e1000", Nic::E1000), ("e1000e", Nic::E1000e), ("igb", Nic::Igb), ("virtio", Nic::Virtio)];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Nic::ALL.iter().find(|(_, nic)| *nic == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// An emulated machine.
@@ -42,6 +56,8 @@ pub struct BoxSpec {
     pub scratch: Vec<PathBuf>,
     /// Network cards. They reach nothing but the emulator itself.
     pub nics: Vec<Nic>,
+    /// The model of its processors, by the emulator's name for it; none is the usual one.
+    pub model: Option<String>,
     /// Processor features to add or take: `+name` or `-name`.
     pub cpu_flags: Vec<String>,
     /// The clock counts instructions: one processor, repeatable, no good for input and output.
@@ -58,6 +74,7 @@ impl Default for BoxSpec {
             disks: Vec::new(),
             scratch: Vec::new(),
             nics: Vec::new(),
+            model: None,
             cpu_flags: Vec::new(),
             icount: false,
         }
@@ -65,6 +82,14 @@ impl Default for BoxSpec {
 }
 
 impl BoxSpec {
+    /// How long its parent may take to come up.
+    pub fn boot_limit(&self) -> Duration {
+        match self.vendor {
+            Vendor::Amd => Duration::from_secs(180),
+            Vendor::Intel => Duration::from_secs(900),
+        }
+    }
+
     /// Says what is impossible about it.
     ///
     /// # Errors
@@ -80,10 +105,14 @@ impl BoxSpec {
             self.numa
         );
         ensure!(!self.icount || self.cpus == 1, "With --icount a box has one processor; add --cpus 1.");
+        let is_name = |name: &str| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        if let Some(model) = &self.model {
+            ensure!(is_name(model), "'{model}' is no model of processor, as in corei7_skylake_x.");
+        }
         for flag in &self.cpu_flags {
-            let name = flag.strip_prefix(['+', '-']).unwrap_or_default();
-            let valid =
-                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            let valid = is_name(flag.strip_prefix(['+', '-']).unwrap_or_default());
             ensure!(valid, "'{flag}' is no processor feature; write +name or -name, as in -svm.");
         }
         for disk in self.disks.iter().chain(&self.scratch) {
@@ -98,6 +127,10 @@ impl FromStr for BoxSpec {
 
     fn from_str(text: &str) -> Result<BoxSpec> {
         let mut spec = BoxSpec::default();
+        if text.split(',').any(|part| part == "intel") {
+            // One thread emulates all of them, so more are slower.
+            spec.cpus = 1;
+        }
         for part in text.split(',').filter(|part| !part.is_empty()) {
             match part.split_once('=') {
                 None => spec.vendor = vendor(part)?,
@@ -107,10 +140,12 @@ impl FromStr for BoxSpec {
                 Some(("disk", path)) => spec.disks.push(path.into()),
                 Some(("scratch", path)) => spec.scratch.push(path.into()),
                 Some(("net", name)) => spec.nics.push(nic(name)?),
+                Some(("model", name)) => spec.model = Some(name.to_owned()),
                 Some(("cpu", flag)) => spec.cpu_flags.push(flag.to_owned()),
                 Some((key, _)) => bail!(
                     "A box has no '{key}'. It is written as in \
-                     amd,cpus=4,memory=4G,numa=2,disk=FILE,scratch=FILE,net=e1000e,cpu=-svm."
+                     amd,cpus=4,memory=4G,numa=2,disk=FILE,scratch=FILE,net=e1000e,cpu=-svm \
+                     or intel,cpus=2,model=NAME."
                 ),
             }
         }
@@ -135,12 +170,10 @@ fn vendor(name: &str) -> Result<Vendor> {
 /// # Errors
 /// When there is no such card.
 pub fn nic(name: &str) -> Result<Nic> {
-    match name {
-        "e1000e" => Ok(Nic::E1000e),
-        "igb" => Ok(Nic::Igb),
-        "virtio" => Ok(Nic::Virtio),
-        _ => bail!("'{name}' is no network card; there are e1000e, igb and virtio."),
-    }
+    let found = Nic::ALL.iter().find(|(known, _)| *known == name);
+    found
+        .map(|(_, nic)| *nic)
+        .with_context(|| format!("'{name}' is no network card; there are e1000, e1000e, igb and virtio."))
 }
 
 /// Reads a size as `512M` or `4G` and returns MiB; a bare number is MiB.
@@ -171,6 +204,12 @@ mod tests {
         assert_eq!(spec.nics, [Nic::E1000e, Nic::Virtio]);
         assert_eq!(spec.cpu_flags, ["-svm"]);
         assert_eq!("".parse::<BoxSpec>().unwrap(), BoxSpec::default());
+        let spec: BoxSpec = "intel,model=corei7_skylake_x".parse().unwrap();
+        assert_eq!(
+            (spec.vendor, spec.cpus, spec.model.as_deref()),
+            (Vendor::Intel, 1, Some("corei7_skylake_x"))
+        );
+        assert_eq!("intel,cpus=2".parse::<BoxSpec>().unwrap().cpus, 2);
         spec.check().unwrap();
     }
 
@@ -196,6 +235,7 @@ mod tests {
         assert!(with(|s| s.memory = 16).is_err());
         assert!(with(|s| s.numa = 3).is_err());
         assert!(with(|s| s.icount = true).is_err());
+        assert!(with(|s| s.model = Some("x, count=9".into())).is_err());
         assert!(with(|s| s.cpu_flags = vec!["svm".into()]).is_err());
         assert!(with(|s| s.cpu_flags = vec!["-svm,hv=on".into()]).is_err());
         assert!(with(|s| s.disks = vec!["/no/such/file".into()]).is_err());

@@ -151,5 +151,5 @@ fn boot(setting: &Setting, args: &TestArgs, name: &str) -> Result<Session> {
     if !setting.system.is_empty() {
         guest::system(setting.system)?.give(&mut spec, &mut wish);
     }
-    Session::start(&spec, &wish, BOOT)
+    Session::start(&spec, &wish, BOOT.max(spec.boot_limit()))
 }
