@@ -64,12 +64,11 @@ pub fn attach(name: &str, socket: &Path) -> Result<ExitCode, Error> {
 
 /// Passes bytes in both directions.
 fn pass(mut stream: &UnixStream) -> io::Result<End> {
-    let (mut stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
+    let (terminal, mut stdout) = (io::stdin(), io::stdout().lock());
     let mut buffer = [0; 4096];
     let mut input_open = true;
     loop {
         let input = if input_open { PollFlags::IN } else { PollFlags::empty() };
-        let terminal = io::stdin();
         let mut fds = [PollFd::new(stream, PollFlags::IN), PollFd::new(&terminal, input)];
         // Input that is closed would be reported for ever.
         let watched = if input_open { &mut fds[..] } else { &mut fds[..1] };
@@ -85,7 +84,8 @@ fn pass(mut stream: &UnixStream) -> io::Result<End> {
             }
         }
         if ready[1] && input_open {
-            let count = stdin.read(&mut buffer)?;
+            // Past the standard library's buffer: what it held back, nobody would be told of.
+            let count = rustix::io::read(&terminal, &mut buffer)?;
             let typed = &buffer[..count];
             let until = typed.iter().position(|byte| *byte == ESCAPE);
             stream.write_all(&typed[..until.unwrap_or(count)])?;
