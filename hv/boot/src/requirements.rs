@@ -191,13 +191,10 @@ impl Facts {
 
     fn supported(&self) -> State {
         match self.vendor {
-            Vendor::Amd => State::Met,
-            Vendor::Intel => State::Missing(
-                "this is an Intel processor, and Parterre runs on AMD processors only so far; use an AMD machine",
-            ),
+            Vendor::Amd | Vendor::Intel => State::Met,
             Vendor::Other(_) => State::Missing(
-                "this processor is neither AMD's nor Intel's, and Parterre runs on AMD processors only so far; \
-                 use an AMD machine",
+                "this processor is neither AMD's nor Intel's, and Parterre runs on no other; use a machine with a \
+                 processor of one of them",
             ),
         }
     }

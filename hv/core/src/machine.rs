@@ -42,15 +42,15 @@ pub trait Machine: Sized + Send + Sync + 'static {
     fn new_slat(&self, root: Frame) -> Self::Slat;
     /// Ends an address space that maps nothing any more (see [`Slat::clear_all`]) and gives back its top table.
     fn end_slat(&self, slat: Self::Slat) -> Frame;
-    /// How many frames [`Machine::new_vcpu`] takes.
-    const VCPU_FRAMES: usize;
+    /// How many frames [`Machine::new_vcpu`] takes: at most 8.
+    fn vcpu_frames(&self) -> usize;
     /// Makes a virtual processor of a child in its power-on state (Intel SDM 3A table 10-1, AMD APM 2 table 14-1).
     fn new_vcpu(&self, frames: [Option<Frame>; 8], slat: &Self::Slat) -> Self::Vcpu;
     /// Ends a virtual processor; gives back its frames.
     fn end_vcpu(&self, vcpu: Self::Vcpu) -> [Option<Frame>; 8];
 
     /// The instruction of this vendor that calls the hypervisor (VMMCALL, VMCALL), for the hypercall page.
-    const HYPERCALL_INSTRUCTION: [u8; 3];
+    fn hypercall_instruction(&self) -> [u8; 3];
     /// The time stamp counter, the same on all processors.
     fn tsc(&self) -> u64;
     /// Ticks of the time stamp counter per second.

@@ -1,6 +1,8 @@
 //! The local APIC in x2APIC mode (Intel SDM 3A, 11.12). The parent has most of it for itself; the hypervisor has the
 //! timer, sends interrupts and looks at requests.
 
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
 use crate::cpu::msr;
 
 const MSR_ID: u32 = 0x802;
@@ -63,6 +65,29 @@ pub fn id() -> u32 {
 pub fn end_of_interrupt() {
     // SAFETY: x2APIC mode is on; an EOI concerns no memory.
     unsafe { msr::write(MSR_EOI, 0) }
+}
+
+/// Acknowledges the interrupt in service, whose `vector` is that of spurious interrupts, too. Such a one needs no
+/// acknowledgement, and Bochs takes none for it, though it came as an ordinary interrupt; with another vector for spurious
+/// ones it does. Whether that is needed is found out the first time.
+pub fn end_of_own_interrupt(vector: u8) {
+    static HELP: AtomicU8 = AtomicU8::new(UNKNOWN);
+    const UNKNOWN: u8 = 0;
+    const NOT_NEEDED: u8 = 1;
+    const NEEDED: u8 = 2;
+    end_of_interrupt();
+    if HELP.load(Relaxed) == UNKNOWN {
+        HELP.store(if in_service(vector) { NEEDED } else { NOT_NEEDED }, Relaxed);
+    }
+    if HELP.load(Relaxed) == NEEDED {
+        // SAFETY: x2APIC mode is on. Interrupts are off, so none comes while spurious ones have another vector.
+        unsafe {
+            let spurious = msr::read(MSR_SPURIOUS);
+            msr::write(MSR_SPURIOUS, spurious ^ 0x10);
+            end_of_interrupt();
+            msr::write(MSR_SPURIOUS, spurious);
+        }
+    }
 }
 
 /// Holds back interrupts whose vector's upper half is not above `priority >> 4`.

@@ -29,11 +29,13 @@ mod start;
 pub mod svm;
 pub mod symbols;
 pub mod timer;
+pub(crate) mod vcpu;
 pub mod vendor;
+pub mod vmx;
 
 /// Takes over the machine from the boot program and runs the hypervisor on it, with the parent as its first partition.
 ///
 /// The processor's vendor decides which virtualization extension is used; the boot program has checked that it is there.
 pub fn start(info: launch::LaunchInfo) -> ! {
-    start::take_over(info, partition::run::<svm::Svm>)
+    start::take_over(info, partition::run)
 }

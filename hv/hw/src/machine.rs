@@ -1,4 +1,4 @@
-//! A PC as core sees it: [`parterre_core::machine::Machine`] for any vendor's virtualization extension.
+//! A PC as core sees it: [`parterre_core::machine::Machine`] with either vendor's virtualization extension.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -13,14 +13,15 @@ use crate::paging::slat::Space;
 use crate::physical::{self, PAGE_SIZE};
 use crate::processor::{LogicalProcessor, Shared};
 use crate::timer::{self, Clock};
+use crate::vcpu::Vcpu;
 use crate::vendor::Vendor;
 use crate::{apic, power};
 
 /// The machine.
 #[derive(Debug)]
-pub struct Pc<V: Vendor> {
+pub struct Pc {
     /// The virtualization extension.
-    pub vendor: V,
+    pub vendor: Vendor,
     /// What processors know of each other, in their order.
     pub processors: &'static [&'static Shared],
     /// The clocks.
@@ -85,9 +86,9 @@ fn within(frame: &Frame, offset: usize, length: usize) -> u64 {
     (frame.number() << 12) + offset as u64
 }
 
-impl<V: Vendor> Machine for Pc<V> {
-    type Vcpu = V::Vcpu;
-    type Slat = Space<V::Format>;
+impl Machine for Pc {
+    type Vcpu = Vcpu;
+    type Slat = Space;
     type Processor = LogicalProcessor;
     type Page<T: Send + Sync + 'static> = Page<T>;
 
@@ -121,24 +122,28 @@ impl<V: Vendor> Machine for Pc<V> {
     }
 
     fn new_slat(&self, root: Frame) -> Self::Slat {
-        Space::new(root)
+        Space::new(self.vendor.format(), root)
     }
 
     fn end_slat(&self, slat: Self::Slat) -> Frame {
         slat.into_root()
     }
 
-    const VCPU_FRAMES: usize = V::VCPU_FRAMES;
+    fn vcpu_frames(&self) -> usize {
+        self.vendor.vcpu_frames()
+    }
 
-    fn new_vcpu(&self, frames: [Option<Frame>; 8], slat: &Self::Slat) -> V::Vcpu {
+    fn new_vcpu(&self, frames: [Option<Frame>; 8], slat: &Space) -> Vcpu {
         self.vendor.new_child_vcpu(frames, slat)
     }
 
-    fn end_vcpu(&self, vcpu: V::Vcpu) -> [Option<Frame>; 8] {
+    fn end_vcpu(&self, vcpu: Vcpu) -> [Option<Frame>; 8] {
         self.vendor.end_vcpu(vcpu)
     }
 
-    const HYPERCALL_INSTRUCTION: [u8; 3] = V::HYPERCALL_INSTRUCTION;
+    fn hypercall_instruction(&self) -> [u8; 3] {
+        self.vendor.hypercall_instruction()
+    }
 
     fn tsc(&self) -> u64 {
         timer::tsc()

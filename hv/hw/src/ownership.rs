@@ -10,7 +10,7 @@ use crate::heap::BootHeap;
 use crate::launch::{MemoryRange, PhysicalRange};
 use crate::layout;
 use crate::machine::Pc;
-use crate::paging::slat::{IdentityRange, Space};
+use crate::paging::slat::{Format, IdentityRange, Space};
 use crate::physical::PAGE_SIZE;
 use crate::vendor::Vendor;
 
@@ -42,12 +42,13 @@ impl Stocks {
 }
 
 /// Makes the ownership table and the parent's address space; `special` pages are set aside for [`special_page`].
-pub fn build<V: Vendor>(
+pub fn build(
+    vendor: &Vendor,
     heap: &mut BootHeap,
     memory: &[MemoryRange],
     special: usize,
-) -> (OwnershipTable, ParentSpace<Pc<V>>) {
-    let gigabyte_pages = registers::has_gigabyte_pages();
+) -> (OwnershipTable, ParentSpace<Pc>) {
+    let gigabyte_pages = vendor.has_gigabyte_pages();
     let reach = layout::reach(memory, registers::physical_address_bits(), gigabyte_pages);
     let stocks = Stocks::new(heap, memory, special, reach, gigabyte_pages);
     let entries = (layout::ram_end(memory) / PAGE_SIZE as u64) as usize;
@@ -58,18 +59,19 @@ pub fn build<V: Vendor>(
         None => own[index - memory.len()],
     });
     let table = OwnershipTable::new(storage, ranges);
-    let slat = identity(heap, &table, memory, reach, gigabyte_pages);
+    let slat = identity(vendor.format(), heap, &table, memory, reach, gigabyte_pages);
     let reserve = Pool::of_reserve(&table, stocks.reserve.first, stocks.reserve.pages);
     (table, ParentSpace::new(slat, reserve))
 }
 
-fn identity<F: crate::paging::slat::Format>(
+fn identity(
+    format: Format,
     heap: &mut BootHeap,
     table: &OwnershipTable,
     memory: &[MemoryRange],
     reach: u64,
     gigabyte_pages: bool,
-) -> Space<F> {
+) -> Space {
     let none = IdentityRange { first: 0, pages: 0, device: true };
     let ranges = heap.slice(2 * memory.len() + 1, |_| none);
     let mut count = 0;
@@ -79,15 +81,15 @@ fn identity<F: crate::paging::slat::Format>(
     });
     let mut tables = BootTables(table);
     let root = tables.take().expect("`identity_tables` counts the root");
-    Space::identity(root, &ranges[..count], gigabyte_pages, &mut tables)
+    Space::identity(format, root, &ranges[..count], gigabyte_pages, &mut tables)
         .expect("`identity_tables` counts every table that the map can need")
 }
 
 /// Takes a page that the parent finds in a register of its, and shows it to the parent.
-pub fn special_page<V: Vendor>(
-    machine: &Pc<V>,
+pub fn special_page(
+    machine: &Pc,
     table: &OwnershipTable,
-    space: &mut ParentSpace<Pc<V>>,
+    space: &mut ParentSpace<Pc>,
     access: Access,
 ) -> Visible {
     let page = table.take_special().expect("as many were set aside as there are registers for them");

@@ -10,6 +10,7 @@ use crate::ownership::{self, special_page};
 use crate::processor;
 use crate::start::{Ready, Unit, Work, distribute};
 use crate::timer::Clock;
+use crate::vcpu::Vcpu;
 use crate::vendor::{ParentStart, Vendor};
 
 /// How many children there can be at a time.
@@ -23,11 +24,11 @@ const SPECIAL_PAGES: usize = 2;
 const SPECIAL_PAGES_PER_PROCESSOR: usize = 4;
 
 /// Builds the root partition on the machine that `ready` describes, and runs it on all processors.
-pub fn run<V: Vendor>(ready: Ready) -> ! {
+pub fn run(ready: Ready) -> ! {
     let Ready { info, mut heap, clock, units } = ready;
     let special = SPECIAL_PAGES + units.len() * SPECIAL_PAGES_PER_PROCESSOR;
-    let (table, mut space) = ownership::build::<V>(&mut heap, info.memory, special);
-    let vendor = V::new(&mut heap);
+    let vendor = Vendor::new(&mut heap);
+    let (table, mut space) = ownership::build(&vendor, &mut heap, info.memory, special);
     let shared = heap.slice(units.len(), |index| units[index].shared);
     let machine = Pc { vendor, processors: shared, clock, power: info.power };
     let mut page = |access| special_page(&machine, &table, &mut space, access);
@@ -62,13 +63,13 @@ pub fn run<V: Vendor>(ready: Ready) -> ! {
 }
 
 /// What all processors run.
-struct RootPartition<V: Vendor> {
-    hypervisor: &'static Hypervisor<Pc<V>>,
-    vcpus: &'static [Mutex<Option<V::Vcpu>>],
+struct RootPartition {
+    hypervisor: &'static Hypervisor<Pc>,
+    vcpus: &'static [Mutex<Option<Vcpu>>],
     clock: Clock,
 }
 
-impl<V: Vendor> Work for RootPartition<V> {
+impl Work for RootPartition {
     fn run(&'static self, index: usize, unit: &'static Unit) -> ! {
         let mut processor =
             processor::LogicalProcessor::new(index, self.clock, unit.shared, unit.vendor_area);

@@ -104,7 +104,7 @@ impl Shared {
             // A spurious interrupt has the same vector, but is not in service.
             if apic::in_service(vector) {
                 self.interrupt_seen.store(true, SeqCst);
-                apic::end_of_interrupt();
+                apic::end_of_own_interrupt(vector);
             }
             true
         } else if self.accept.load(SeqCst) {
@@ -186,6 +186,11 @@ impl LogicalProcessor {
     /// the host save area (`VM_HSAVE_PA`) and the hypervisor's own VMSAVE state.
     pub fn vendor_area(&self) -> u64 {
         self.vendor_area
+    }
+
+    /// Where it is noted that an NMI has come, for an entry that nothing holds NMIs back from.
+    pub fn nmi_note(&self) -> *const AtomicBool {
+        &raw const self.shared.nmi_seen
     }
 
     /// Says that this processor has a global interrupt flag (SVM), which is 0 whenever hypervisor code runs.

@@ -27,7 +27,7 @@ impl<M: Machine> Child<M> {
         }
         let mut new = HypercallMsr::from(value);
         new.set_enabled(new.enabled() && self.guest_os_id.load(SeqCst) != 0);
-        let call = M::HYPERCALL_INSTRUCTION;
+        let call = hv.machine.hypercall_instruction();
         let code = [call[0], call[1], call[2], RET];
         let place = new.enabled().then(|| new.page_number());
         let overlays = self.overlays.lock();

@@ -8,11 +8,11 @@
 use std::{boxed::Box, sync::Arc, sync::atomic::AtomicU64, vec, vec::Vec};
 
 use super::lock::Lock;
-use super::platform::{FakeMachine, Inner};
+use super::platform::{FakeMachine, Inner, VCPU_FRAMES};
 use super::processor::Local;
 use super::slat::FakeSlat;
 use super::vcpu::FakeVcpu;
-use crate::machine::{Access, Machine, Run, Slat};
+use crate::machine::{Access, Run, Slat};
 use crate::memory::{OwnershipTable, PageKind, PageRange, ParentSpace, Pool, ReserveTables, entry};
 
 /// Pages at the beginning that are no RAM.
@@ -134,9 +134,8 @@ fn identity(machine: &FakeMachine, table: &OwnershipTable, pool: &mut Pool, ram:
 impl Board {
     /// A virtual processor of the parent, from pages set aside at boot.
     pub fn parent_vcpu(&self) -> FakeVcpu {
-        let frames = core::array::from_fn(|index| {
-            (index < FakeMachine::VCPU_FRAMES).then(|| self.table.take_boot()).flatten()
-        });
+        let frames =
+            core::array::from_fn(|index| (index < VCPU_FRAMES).then(|| self.table.take_boot()).flatten());
         FakeVcpu::new(frames, &self.machine, self.parent.slat(), true)
     }
 

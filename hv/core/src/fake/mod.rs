@@ -28,6 +28,8 @@ pub use board::{Board, Builder};
 pub use memory::FakeMemory;
 pub use page::FakePage;
 pub use platform::FakeMachine;
+#[cfg(test)]
+pub(crate) use platform::HYPERCALL_INSTRUCTION;
 pub use player::Player;
 pub use processor::FakeProcessor;
 pub use rig::{Cpu, GeneralProtection, Rig, Sizes};

@@ -19,6 +19,11 @@ use super::vcpu::FakeVcpu;
 use crate::machine::Machine;
 use crate::memory::Frame;
 
+/// Frames of a virtual processor.
+pub(super) const VCPU_FRAMES: usize = 3;
+/// What calls the hypervisor.
+pub(crate) const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+
 /// What [`FakeMachine`] clones share.
 #[derive(Default)]
 pub(super) struct Inner {
@@ -192,10 +197,12 @@ impl Machine for FakeMachine {
         slat.into_root().expect("only the parent's address space has no root, and it never ends")
     }
 
-    const VCPU_FRAMES: usize = 3;
+    fn vcpu_frames(&self) -> usize {
+        VCPU_FRAMES
+    }
 
     fn new_vcpu(&self, frames: [Option<Frame>; 8], slat: &FakeSlat) -> FakeVcpu {
-        assert_eq!(frames.iter().flatten().count(), Self::VCPU_FRAMES, "a virtual processor's frames");
+        assert_eq!(frames.iter().flatten().count(), VCPU_FRAMES, "a virtual processor's frames");
         FakeVcpu::new(frames, self, slat, false)
     }
 
@@ -203,7 +210,9 @@ impl Machine for FakeMachine {
         vcpu.into_frames()
     }
 
-    const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+    fn hypercall_instruction(&self) -> [u8; 3] {
+        HYPERCALL_INSTRUCTION
+    }
 
     fn tsc(&self) -> u64 {
         self.0.tsc.fetch_add(self.0.tick.load(Ordering::SeqCst), Ordering::SeqCst)

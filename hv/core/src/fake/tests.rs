@@ -2,6 +2,7 @@
 
 use std::vec;
 
+use super::platform::VCPU_FRAMES;
 use super::{Board, FakeMachine, FakeVcpu, Flow};
 use crate::machine::{
     Access, Event, Exit, Interrupts, Machine, Processor, Reg, Run, Slat, TableSource, TimerInterrupt, Vcpu,
@@ -21,7 +22,7 @@ fn child(board: &mut Board) -> FakeVcpu {
     let mut slat = board.machine.new_slat(root);
     let lent = board.table.lend(100, 1).expect("the parent's");
     slat.set(5, 1, Run::Lent(lent, Access::READ), &mut tables, &mut |_| ()).expect("a page");
-    let frames = tables.take_frames(FakeMachine::VCPU_FRAMES).expect("pages");
+    let frames = tables.take_frames(VCPU_FRAMES).expect("pages");
     board.machine.new_vcpu(frames, &slat)
 }
 

@@ -38,12 +38,13 @@ pub(super) fn create<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -> HvResul
     if index >= crate::child::MAX_VPS || child.vp(index).is_ok() {
         return Err(HvStatus::INVALID_VP_INDEX);
     }
-    let needed = M::VCPU_FRAMES + 5;
+    let frames = hv.machine.vcpu_frames();
+    let needed = frames + 5;
     let (frames, pages) = child.with_tables(hv, |tables| {
         if tables.pool.available() < needed as u64 {
             return Err(HvStatus::INSUFFICIENT_MEMORY);
         }
-        let frames = tables.take_frames(M::VCPU_FRAMES).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
+        let frames = tables.take_frames(frames).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
         let pages = tables.take_frames(4).ok_or(HvStatus::INSUFFICIENT_MEMORY)?;
         let [Some(place), Some(assist), Some(messages), Some(events), ..] = pages else {
             tables.give_frames(pages);

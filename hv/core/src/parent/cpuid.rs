@@ -27,6 +27,10 @@ pub(crate) const PRIVILEGES: PrivilegeMask = PrivilegeMask::ACCESS_PARTITION_REF
     .union(PrivilegeMask::ACCESS_STATS)
     .union(PrivilegeMask::CPU_MANAGEMENT);
 
+/// CPUID.1 ECX and EDX, CPUID.7 EBX: what writes to memory behind the hypervisor's back, the debug store and processor trace.
+const ECX1_DTES64: u32 = 1 << 2;
+const EDX1_DS: u32 = 1 << 21;
+const EBX7_PROCESSOR_TRACE: u32 = 1 << 25;
 /// CPUID.1 ECX: VMX, TSC-deadline (the hypervisor owns the timer), OSXSAVE (shown as the parent set CR4).
 const ECX1_VMX: u32 = 1 << 5;
 const ECX1_TSC_DEADLINE: u32 = 1 << 24;
@@ -54,13 +58,15 @@ fn physical_leaf<M: Machine>(machine: &M, vcpu: &M::Vcpu, eax: u32, ecx: u32) ->
     let cr4 = vcpu.get(Reg::Cr4);
     match eax {
         1 => {
-            r[2] &= !(ECX1_VMX | ECX1_TSC_DEADLINE | ECX1_OSXSAVE);
+            r[3] &= !EDX1_DS;
+            r[2] &= !(ECX1_DTES64 | ECX1_VMX | ECX1_TSC_DEADLINE | ECX1_OSXSAVE);
             r[2] |= leaf::HYPERVISOR_PRESENT;
             if cr4 & CR4_OSXSAVE != 0 {
                 r[2] |= ECX1_OSXSAVE;
             }
         }
         7 if ecx == 0 => {
+            r[1] &= !EBX7_PROCESSOR_TRACE;
             r[2] &= !ECX7_OSPKE;
             if cr4 & CR4_PKE != 0 {
                 r[2] |= ECX7_OSPKE;
@@ -71,7 +77,7 @@ fn physical_leaf<M: Machine>(machine: &M, vcpu: &M::Vcpu, eax: u32, ecx: u32) ->
             r[1] &= !EXT8_EBX_INVLPGB;
             r[3] &= !EXT8_EDX_INVLPGB_COUNT;
         }
-        0x8000_000A => r = [0; 4],
+        0x14 | 0x8000_000A => r = [0; 4],
         _ => {}
     }
     r

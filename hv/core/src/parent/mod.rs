@@ -67,7 +67,7 @@ impl<M: Machine> ParentPartition<M> {
         stats: ParentStats,
     ) -> Self {
         const RET: u8 = 0xC3;
-        let call = M::HYPERCALL_INSTRUCTION;
+        let call = machine.hypercall_instruction();
         machine.write_frame(hypercall_page.frame(), 0, &[call[0], call[1], call[2], RET]);
         machine.write_frame(reference_tsc_page.frame(), 0, clock.page().as_bytes());
         Self {

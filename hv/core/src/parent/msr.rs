@@ -17,6 +17,7 @@ use parterre_abi::msr::{self, HypercallMsr, OverlayPageMsr};
 /// Architectural registers that core has a say in.
 mod number {
     pub const APIC_BASE: u32 = 0x1B;
+    pub const FEATURE_CONTROL: u32 = 0x3A;
     pub const MICROCODE_UPDATE: u32 = 0x79;
     pub const MICROCODE_REVISION: u32 = 0x8B;
     pub const X2APIC_LVT_TIMER: u32 = 0x832;
@@ -36,6 +37,8 @@ use number::*;
 const EFER_ALLOWED: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 14 | 1 << 15 | 1 << 21;
 /// VM_CR as a processor has it whose firmware disabled and locked SVM.
 const VM_CR_DISABLED: u64 = 1 << 4 | 1 << 3;
+/// Feature control as a processor has it whose firmware disabled and locked VMX.
+const FEATURE_CONTROL_LOCKED: u64 = 1;
 
 impl<M: Machine> ParentVp<M> {
     /// RDMSR.
@@ -70,6 +73,7 @@ impl<M: Machine> ParentVp<M> {
         Some(match number {
             EFER => self.vcpu.get(Reg::Efer),
             VM_CR => VM_CR_DISABLED,
+            FEATURE_CONTROL => machine.read_msr(number).map(|_| FEATURE_CONTROL_LOCKED)?,
             APIC_BASE | X2APIC_ICR | MICROCODE_REVISION => machine.read_msr(number)?,
             number if SCALABLE_MCA.contains(&number) => machine.read_msr(number)?,
             X2APIC_LVT_TIMER | X2APIC_INITIAL_COUNT | X2APIC_CURRENT_COUNT | X2APIC_DIVIDE => {
@@ -110,7 +114,7 @@ impl<M: Machine> ParentVp<M> {
         match number {
             EFER => self.set_efer(value)?,
             // Writing what is there changes nothing; anything else would move or stop the local APIC.
-            APIC_BASE | VM_CR => (self.msr(number)? == value).then_some(())?,
+            APIC_BASE | VM_CR | FEATURE_CONTROL => (self.msr(number)? == value).then_some(())?,
             // Microcode is the firmware's business under a hypervisor; the update is passed over.
             MICROCODE_UPDATE | AMD_MICROCODE_UPDATE | MICROCODE_REVISION => {}
             number if SCALABLE_MCA.contains(&number) => {

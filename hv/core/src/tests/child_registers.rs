@@ -133,7 +133,7 @@ fn the_hypercall_page_lies_where_the_guest_wants_it() {
     });
     child.rig.cpu().dispatch(child.id, 0);
     let (code, other, refused) = *page.lock().expect("one thread");
-    assert_eq!(&code[..3], crate::fake::FakeMachine::HYPERCALL_INSTRUCTION.as_slice());
+    assert_eq!(&code[..3], crate::fake::HYPERCALL_INSTRUCTION.as_slice());
     assert_eq!((code[3], other, refused), (0xC3, [0; 4], true));
     // Beyond the address space there is no place for it; where it was it stays.
     assert_eq!(child.write(msr::HYPERCALL, 1 << 50 | 1), FAULT);

@@ -2,7 +2,7 @@
 
 use super::{Rig, Sizes};
 use crate::fake::GeneralProtection;
-use crate::machine::{Event, Exit, Machine, Reg, Vcpu, gpr};
+use crate::machine::{Event, Exit, Reg, Vcpu, gpr};
 use parterre_abi::{hypercall::HypercallCode as Code, msr, status::HvStatus, types::PartitionId};
 
 const FAULT: Result<(), GeneralProtection> = Err(GeneralProtection);
@@ -68,7 +68,7 @@ fn the_pages_hold_what_they_should_before_they_are_enabled() {
     let page = rig.cpu().page_of(msr::HYPERCALL);
     let mut code = [0; 4];
     rig.machine.memory().read(page, 0, &mut code);
-    let instruction = crate::fake::FakeMachine::HYPERCALL_INSTRUCTION;
+    let instruction = crate::fake::HYPERCALL_INSTRUCTION;
     assert_eq!((&code[..3], code[3]), (instruction.as_slice(), 0xC3));
     let page = rig.cpu().page_of(msr::REFERENCE_TSC);
     let mut words = [0; 24];

@@ -8,6 +8,7 @@ use core::arch::global_asm;
 use super::{msr, registers};
 use crate::panic;
 use crate::processor::Shared;
+use crate::vmx::switch;
 
 /// What an exception leaves on its stack, and the registers of the code that it stopped.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +107,12 @@ pub(super) fn stub(vector: u8) -> u64 {
 extern "sysv64" fn handle(frame: &mut Frame, shared: &Shared) {
     match frame.vector {
         NMI if panic::happened() => registers::halt(),
-        NMI => shared.note_nmi(),
+        NMI => {
+            shared.note_nmi();
+            if let Some(rip) = switch::interrupted(frame.rip) {
+                frame.rip = rip;
+            }
+        }
         GENERAL_PROTECTION => match msr::fixup(frame.rip) {
             Some(rip) => frame.rip = rip,
             None => panic::exception(frame, shared),

@@ -15,7 +15,8 @@ use crate::processor::Shared;
 pub const CODE: u16 = 0x08;
 /// Selector of hypervisor data and stacks.
 pub const DATA: u16 = 0x10;
-const TASK: u16 = 0x18;
+/// Selector of the task state segment.
+pub const TASK: u16 = 0x18;
 
 const CODE_DESCRIPTOR: u64 = 0x00af_9b00_0000_ffff;
 const DATA_DESCRIPTOR: u64 = 0x00cf_9300_0000_ffff;
@@ -191,6 +192,23 @@ pub unsafe fn load(tables: &'static Tables, idt: &Idt) {
     }
 }
 
+/// The bases of this processor's GDT, IDT and task state segment, as [`load`] loaded them.
+pub fn bases() -> (u64, u64, u64) {
+    let (mut gdt, mut idt) = (Pointer { limit: 0, base: 0 }, Pointer { limit: 0, base: 0 });
+    // SAFETY: the instructions store into the two values. The descriptors of the task state segment lie where `Tables` has
+    // put them, in a table that stays where it is.
+    unsafe {
+        asm!("sgdt [{}]", "sidt [{}]", in(reg) &raw mut gdt, in(reg) &raw mut idt, options(nostack));
+        let task = physical::pointer(gdt.base + u64::from(TASK)).cast::<u64>();
+        (gdt.base, idt.base, task_base(task.read(), task.add(1).read()))
+    }
+}
+
+/// The base in the descriptor of a task state segment.
+fn task_base(low: u64, high: u64) -> u64 {
+    low >> 16 & 0xff_ffff | low >> 56 << 24 | high << 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,8 +219,7 @@ mod tests {
         assert_eq!((gate.0, gate.1), (0x5566_8e02_0008_7788, 0x1122_3344));
         let mut tables = Tables::new();
         tables.fill([1, 2, 3, 4, 5]);
-        let base = tables.gdt[3] >> 16 & 0xff_ffff | tables.gdt[3] >> 56 << 24 | tables.gdt[4] << 32;
-        assert_eq!(base, physical::address(&raw const tables.task));
+        assert_eq!(task_base(tables.gdt[3], tables.gdt[4]), physical::address(&raw const tables.task));
         assert_eq!(tables.gdt[3] & 0xffff, 103);
         assert_eq!({ tables.task.ist }, [0, 1, 2, 3, 4, 5, 0, 0]);
     }

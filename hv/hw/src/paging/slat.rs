@@ -1,4 +1,4 @@
-//! A partition's second-level address translation: a tree of four levels of tables with 512 entries, generic over the
+//! A partition's second-level address translation: a tree of four levels of tables with 512 entries, in the
 //! vendor's entry format.
 //!
 //! The tree is also the only record of what is mapped where. Pages come into it as core's tokens, are stored in leaves as
@@ -15,12 +15,11 @@
 //! to flush before it lets a page or a table that came out of the tree go elsewhere.
 
 mod entry;
-mod npt;
+mod format;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use core::marker::PhantomData;
 use core::sync::atomic::Ordering::SeqCst;
 
 use parterre_core::machine::{
@@ -28,26 +27,10 @@ use parterre_core::machine::{
 };
 use parterre_core::memory::{Frame, Lent, entry as token};
 
-pub use npt::Npt;
+pub use format::Format;
 
 use crate::physical::{self, PAGE_SIZE};
 use entry::{Entry, Leaf, Owner};
-
-/// How entries of a vendor's second-level page tables look. Bits 51:12 are the frame's number and bit 7 marks a large
-/// leaf in all of them; bits 52 to 56 are free for software.
-pub trait Format: Send + Sync + 'static {
-    /// Flags of an entry that points to a table.
-    const TABLE: u64;
-    /// The processor sets this bit of a leaf when it uses it.
-    const ACCESSED: u64;
-    /// The processor sets this bit of a leaf when it writes to the page.
-    const DIRTY: u64;
-
-    /// Flags of a leaf with these rights. Where the processor cannot express them it gives less, never more.
-    fn leaf(access: Access) -> u64;
-    /// The rights that the flags of a leaf give.
-    fn access(leaf: u64) -> Access;
-}
 
 /// A stretch of physical memory that the parent has at its own addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,26 +49,27 @@ pub const SPACE_PAGES: u64 = 1 << 36;
 
 /// A guest-physical address space.
 #[derive(Debug)]
-pub struct Space<F: Format> {
+pub struct Space {
     root: u64,
-    format: PhantomData<F>,
+    format: Format,
 }
 
-impl<F: Format> Space<F> {
+impl Space {
     /// An empty address space with the zeroed frame `root` as top table.
-    pub fn new(root: Frame) -> Self {
-        Self { root: token::store(root), format: PhantomData }
+    pub fn new(format: Format, root: Frame) -> Self {
+        Self { root: token::store(root), format }
     }
 
     /// The parent's address space: `ranges` mapped onto themselves with all rights, by leaves as large as can be (up to
     /// 1 GiB if `gigabyte_pages`). The ranges do not overlap, and their memory is the parent's own.
     pub fn identity(
+        format: Format,
         root: Frame,
         ranges: &[IdentityRange],
         gigabyte_pages: bool,
         tables: &mut dyn TableSource,
     ) -> Result<Self, OutOfTables> {
-        let space = Self::new(root);
+        let space = Self::new(format, root);
         for range in ranges {
             let owner = if range.device { Owner::Device } else { Owner::Lent };
             let end = range.first.saturating_add(range.pages).min(SPACE_PAGES);
@@ -93,11 +77,16 @@ impl<F: Format> Space<F> {
             while page < end {
                 let level = largest_level(page, page, end - page, if gigabyte_pages { 3 } else { 2 });
                 let leaf = Leaf { frame: page, access: Access::all(), owner };
-                tree::place::<F>(space.root, page, level, leaf, tables, &mut |_| {})?;
+                tree::place(format, space.root, page, level, leaf, tables, &mut |_| {})?;
                 page += tree::pages_of(level);
             }
         }
         Ok(space)
+    }
+
+    /// How its entries look.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     /// The number of the top table's frame.
@@ -128,7 +117,7 @@ impl<F: Format> Space<F> {
                 Err(all) => (all, None),
             };
             let leaf = Leaf { frame: first, access, owner: Owner::Lent };
-            if let Err(error) = tree::place::<F>(self.root, page, level, leaf, tables, released) {
+            if let Err(error) = tree::place(self.format, self.root, page, level, leaf, tables, released) {
                 released(Released::Lent(piece));
                 remaining.into_iter().for_each(|lent| released(Released::Lent(lent)));
                 return Err(error);
@@ -149,7 +138,7 @@ impl<F: Format> Space<F> {
         released: &mut dyn FnMut(Released),
     ) -> Result<(), OutOfTables> {
         let leaf = Leaf { frame: frame.number(), access, owner: Owner::Frame };
-        match tree::place::<F>(self.root, page, 1, leaf, tables, released) {
+        match tree::place(self.format, self.root, page, 1, leaf, tables, released) {
             Ok(()) => {
                 token::store(frame);
                 Ok(())
@@ -171,7 +160,18 @@ fn largest_level(page: u64, frame: u64, pages: u64, highest: u32) -> u32 {
     (2..=highest).rev().find(fits).unwrap_or(1)
 }
 
-impl<F: Format> Slat for Space<F> {
+/// The word at `gpa` (a multiple of 8) of the memory that the tables below frame `root` map, where it is readable memory.
+///
+/// # Safety
+/// The tables stay what they are meanwhile: the processor that this runs on counts as running in their address space.
+pub unsafe fn read_word(root: u64, gpa: u64) -> Option<u64> {
+    let frame = tree::find_memory(root, gpa >> 12, Access::READ)?;
+    let address = (frame << 12) + (gpa & 0xff8);
+    // SAFETY: that is memory of a partition; the address is a multiple of 8.
+    Some(unsafe { physical::pointer(address).cast::<u64>().read_volatile() })
+}
+
+impl Slat for Space {
     /// As the trait says; a run that could not be placed for want of tables comes back through `released`.
     fn set(
         &mut self,
@@ -182,19 +182,19 @@ impl<F: Format> Slat for Space<F> {
         released: &mut dyn FnMut(Released),
     ) -> Result<(), OutOfTables> {
         match run {
-            Run::Empty => tree::fill::<F>(self.root, page, pages, entry::EMPTY, tables, released),
-            Run::NoAccess => tree::fill::<F>(self.root, page, pages, entry::NO_ACCESS, tables, released),
+            Run::Empty => tree::fill(self.root, page, pages, entry::EMPTY, tables, released),
+            Run::NoAccess => tree::fill(self.root, page, pages, entry::NO_ACCESS, tables, released),
             Run::Lent(lent, access) => self.set_lent(page, lent, access, tables, released),
             Run::Owned(frame, access) => self.set_owned(page, frame, access, tables, released),
         }
     }
 
     fn clear_all(&mut self, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
-        tree::clear::<F>(self.root, tables, released);
+        tree::clear(self.root, tables, released);
     }
 
     fn get(&self, page: u64) -> Mapping {
-        match tree::find::<F>(self.root, page) {
+        match tree::find(self.root, page) {
             (Entry::Leaf(leaf), level) => {
                 Mapping::Memory { frame: leaf.frame, access: leaf.access, large: level > 1 }
             }
@@ -242,15 +242,15 @@ impl<F: Format> Slat for Space<F> {
     }
 
     fn page_state(&mut self, page: u64, change: PageStateChange) -> PageState {
-        tree::page_state::<F>(self.root, page, change)
+        tree::page_state(self.format, self.root, page, change)
     }
 
     fn split_all(&mut self, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
-        tree::split_all::<F>(self.root, tables)
+        tree::split_all(self.root, tables)
     }
 }
 
-impl<F: Format> Space<F> {
+impl Space {
     /// Where byte `done` of an access of `length` bytes at `gpa` is in memory, and how many of the rest lie in that page.
     #[inline]
     fn accessible(
@@ -261,7 +261,7 @@ impl<F: Format> Space<F> {
         wanted: Access,
     ) -> Result<(u64, usize), GpaFault> {
         let gpa = gpa.checked_add(done as u64).ok_or(GpaFault(gpa))?;
-        let frame = tree::find_memory::<F>(self.root, gpa >> 12, wanted).ok_or(GpaFault(gpa))?;
+        let frame = tree::find_memory(self.root, gpa >> 12, wanted).ok_or(GpaFault(gpa))?;
         let offset = gpa as usize % PAGE_SIZE;
         Ok(((frame << 12) + offset as u64, (PAGE_SIZE - offset).min(length - done)))
     }

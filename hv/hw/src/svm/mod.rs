@@ -1,45 +1,34 @@
 //! AMD's Secure Virtual Machine (AMD APM volume 2, chapter 15).
 //!
-//! [`Svm`] holds what all processors share, [`vcpu::SvmVcpu`] is a virtual processor. What is decided here is only how
+//! [`Svm`] holds what all processors share, [`run`] runs a virtual processor. What is decided here is only how
 //! the machine does what [`parterre_core::machine`] asks for; policy (which MSR, which CPUID leaf, what an exit means)
 //! is core's.
 //!
-//! Where things are: [`vmcb`] and [`permission`] are the hardware's layouts; [`exit`] and [`event`] translate between them
-//! and core's types; [`registers`] knows where each register lives, [`extended`] those that stay in the machine between
-//! exits; [`switch`] is the assembly; [`asid`] keeps translations apart.
+//! Where things are: [`vmcb`] and [`permission`] are the hardware's layouts; [`exit`] translates exits into core's words;
+//! [`switch`] is the assembly.
 
-mod asid;
-mod event;
 mod exit;
-mod extended;
-mod features;
-mod page;
 mod permission;
 mod processor;
-mod registers;
+pub(crate) mod run;
 mod switch;
-mod vcpu;
-mod vmcb;
+pub(crate) mod vmcb;
 
 use core::arch::asm;
 
 use parterre_core::memory::{Frame, entry};
 
-pub use vcpu::SvmVcpu;
-
 use crate::cpu::msr;
 use crate::heap::BootHeap;
-use crate::paging::slat::{Npt, Space};
+use crate::paging::slat::Space;
 use crate::physical::{self, PAGE_SIZE};
 use crate::processor::{LogicalProcessor, Mode};
-use crate::vendor::{ParentStart, Vendor};
-use features::Features;
-use page::PageOf;
+use crate::vcpu::features::Features;
+use crate::vcpu::page::PageOf;
+use crate::vcpu::{Engine, Vcpu, registers};
+use crate::vendor::ParentStart;
 use permission::{IoMap, MsrMap};
 use vmcb::{INTERRUPT_SHADOW, Intercepts, NP_ENABLE, V_INTR_MASKING, Vmcb};
-
-/// An address space under SVM.
-pub type NptSpace = Space<Npt>;
 
 const EFER_SVME: u64 = 1 << 12;
 const VM_HSAVE_PA: u32 = 0xc001_0117;
@@ -91,23 +80,23 @@ pub struct Svm {
     child_ports: &'static IoMap,
 }
 
-impl Vendor for Svm {
-    type Format = Npt;
-    type Vcpu = SvmVcpu;
-    /// Control block and XSAVE area.
-    const VCPU_FRAMES: usize = 2;
-    /// VMMCALL.
-    const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+/// How many frames a virtual processor takes: control block and XSAVE area.
+pub const VCPU_FRAMES: usize = 2;
+/// VMMCALL.
+pub const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
 
-    fn new(heap: &mut BootHeap) -> Self {
+impl Svm {
+    /// Prepares what all processors share (MSR and I/O permission maps).
+    pub fn new(heap: &mut BootHeap) -> Self {
         let parent_msrs = MsrMap::new(heap);
         parent_msrs.fill_for_parent();
         let child_msrs = MsrMap::new(heap);
         child_msrs.fill_for_child();
-        Self { features: Features::detect(), parent_msrs, child_msrs, child_ports: IoMap::new(heap) }
+        Self { features: Features::of_svm(), parent_msrs, child_msrs, child_ports: IoMap::new(heap) }
     }
 
-    fn enable(&self, processor: &mut LogicalProcessor) {
+    /// Turns SVM on, on the processor this runs on.
+    pub fn enable(&self, processor: &mut LogicalProcessor) {
         let save_area = processor::host_save_area(processor);
         // SAFETY: the boot program has made sure that the processor has SVM and that the firmware lets it be enabled; the
         // save area is a page for that alone. From CLGI on the global interrupt flag is 0 in hypervisor code.
@@ -123,10 +112,11 @@ impl Vendor for Svm {
         processor.has_global_interrupt_flag();
     }
 
-    fn new_parent_vcpu(&self, heap: &mut BootHeap, slat: &NptSpace, start: ParentStart) -> SvmVcpu {
+    /// Makes a virtual processor of the parent.
+    pub fn new_parent_vcpu(&self, heap: &mut BootHeap, slat: &Space, start: ParentStart) -> Vcpu {
         // SAFETY: the heap gives zeroed pages out once, for ever; zeros are a valid block and a valid area.
         let (vmcb, area) = unsafe { (PageOf::new(heap.pages(1)), PageOf::new(heap.pages(1))) };
-        SvmVcpu::new(vmcb, area, self.features, Mode::Parent, |vmcb, gprs| {
+        Vcpu::new(vmcb, area, self.features, Mode::Parent, Engine::Svm, |vmcb, gprs| {
             self.prepare(vmcb, slat, self.parent_msrs);
             vmcb.control.set_intercepts(COMMON);
             match start {
@@ -136,7 +126,8 @@ impl Vendor for Svm {
         })
     }
 
-    fn new_child_vcpu(&self, frames: [Option<Frame>; 8], slat: &NptSpace) -> SvmVcpu {
+    /// Makes a virtual processor of a child in its power-on state.
+    pub fn new_child_vcpu(&self, frames: [Option<Frame>; 8], slat: &Space) -> Vcpu {
         let [Some(vmcb), Some(area), ..] = frames else {
             panic!("a virtual processor was made with fewer frames than VCPU_FRAMES; core must count them");
         };
@@ -147,7 +138,7 @@ impl Vendor for Svm {
             physical::zero(area / PAGE_SIZE as u64);
             (PageOf::new(vmcb), PageOf::new(area))
         };
-        SvmVcpu::new(vmcb, area, self.features, Mode::Child, |vmcb, gprs| {
+        Vcpu::new(vmcb, area, self.features, Mode::Child, Engine::Svm, |vmcb, gprs| {
             self.prepare(vmcb, slat, self.child_msrs);
             vmcb.control.set_intercepts(CHILD);
             vmcb.control.intercepts[2] = CHILD_MORE;
@@ -156,8 +147,9 @@ impl Vendor for Svm {
         })
     }
 
-    fn end_vcpu(&self, vcpu: SvmVcpu) -> [Option<Frame>; 8] {
-        let [vmcb, area] = vcpu.into_pages().map(|address| {
+    /// Ends a virtual processor of a child and gives back its frames.
+    pub fn end_vcpu(&self, vcpu: Vcpu) -> [Option<Frame>; 8] {
+        let [vmcb, area] = [vcpu.vmcb.address(), vcpu.area.address()].map(|address| {
             // SAFETY: the page was the virtual processor's alone, which has just ended.
             unsafe { physical::zero(address / PAGE_SIZE as u64) };
             Some(entry::take(address / PAGE_SIZE as u64))
@@ -165,14 +157,13 @@ impl Vendor for Svm {
         [vmcb, area, None, None, None, None, None, None]
     }
 
-    fn intercept_icr(&self, intercept: bool) {
+    /// Sets whether the parent's writes of the x2APIC ICR exit.
+    pub fn intercept_icr(&self, intercept: bool) {
         self.parent_msrs.intercept(X2APIC_ICR, false, intercept);
     }
-}
 
-impl Svm {
     /// What the control blocks of all partitions have in common.
-    fn prepare(&self, vmcb: &mut Vmcb, slat: &NptSpace, msrs: &'static MsrMap) {
+    fn prepare(&self, vmcb: &mut Vmcb, slat: &Space, msrs: &'static MsrMap) {
         let control = &mut vmcb.control;
         control.msrpm_base = physical::address(msrs);
         control.iopm_base = physical::address(self.child_ports);

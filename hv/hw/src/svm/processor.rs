@@ -1,9 +1,9 @@
 //! What SVM keeps for each logical processor, in the two pages of [`LogicalProcessor::vendor_area`]: the host save area,
 //! and a page with the hypervisor's VMSAVE state, whose unused front holds [`State`].
 
-use super::asid::Allocator;
 use crate::physical::{self, PAGE_SIZE};
 use crate::processor::LogicalProcessor;
+use crate::vcpu::asid::Allocator;
 
 /// A logical processor's own. Zeroed memory is a valid one. VMSAVE writes the page from byte 0x440 on only.
 #[derive(Debug)]

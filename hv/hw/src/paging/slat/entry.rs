@@ -2,7 +2,7 @@
 
 use parterre_core::machine::Access;
 
-use super::Format;
+use super::format::{self, Format, TABLE};
 
 /// A uniform entry: nothing is there.
 pub const EMPTY: u64 = 0;
@@ -57,7 +57,7 @@ pub enum Entry {
 impl Entry {
     /// Reads an entry of a table that the tree has written.
     #[inline]
-    pub fn decode<F: Format>(entry: u64) -> Self {
+    pub fn decode(entry: u64) -> Self {
         let frame = (entry & FRAME) >> 12;
         if entry & LEAF != 0 {
             let owner = match entry & (OWNED | DEVICE) {
@@ -65,7 +65,7 @@ impl Entry {
                 OWNED => Owner::Frame,
                 _ => Owner::Device,
             };
-            Self::Leaf(Leaf { frame, access: F::access(entry), owner })
+            Self::Leaf(Leaf { frame, access: format::access(entry), owner })
         } else if entry == EMPTY {
             Self::Empty
         } else if entry == NO_ACCESS {
@@ -78,33 +78,37 @@ impl Entry {
 
 /// The table that an entry points to, if it does. Only such entries have the flags of a table without the mark of a leaf.
 #[inline]
-pub fn table_in<F: Format>(entry: u64) -> Option<u64> {
-    (entry & (LEAF | F::TABLE) == F::TABLE).then_some((entry & FRAME) >> 12)
+pub fn table_in(entry: u64) -> Option<u64> {
+    (entry & (LEAF | TABLE) == TABLE).then_some((entry & FRAME) >> 12)
 }
 
 /// The first frame of the memory that an entry maps, if it is a leaf of memory (not of device registers) that gives all of
 /// these rights.
 #[inline]
-pub fn memory_in<F: Format>(entry: u64, wanted: Access) -> Option<u64> {
-    let usable = entry & (LEAF | DEVICE) == LEAF && F::access(entry).contains(wanted);
+pub fn memory_in(entry: u64, wanted: Access) -> Option<u64> {
+    let usable = entry & (LEAF | DEVICE) == LEAF && format::access(entry).contains(wanted);
     usable.then_some((entry & FRAME) >> 12)
 }
 
 /// An entry that points to the table in `frame`.
-pub fn table<F: Format>(frame: u64) -> u64 {
-    frame << 12 & FRAME | F::TABLE
+pub fn table(frame: u64) -> u64 {
+    frame << 12 & FRAME | TABLE
 }
 
 impl Leaf {
     /// The entry for it at `level`, not accessed and not dirty.
-    pub fn encode<F: Format>(self, level: u32) -> u64 {
+    pub fn encode(self, format: Format, level: u32) -> u64 {
         let owner = match self.owner {
             Owner::Lent => 0,
             Owner::Frame => OWNED,
             Owner::Device => DEVICE,
         };
         let large = if level > 1 { LARGE } else { 0 };
-        self.frame << 12 & FRAME | F::leaf(self.access) | LEAF | owner | large
+        self.frame << 12 & FRAME
+            | format.leaf(self.access, self.owner == Owner::Device)
+            | LEAF
+            | owner
+            | large
     }
 }
 

@@ -78,7 +78,7 @@ type Bits = u8;
 
 /// What the format can express of the rights in `bits`.
 fn given(bits: Bits) -> Access {
-    Npt::access(Npt::leaf(Access::from_bits_truncate(bits)))
+    format::access(Format::Npt.leaf(Access::from_bits_truncate(bits), false))
 }
 
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ fn without_rights(pages: Vec<Page>) -> Vec<Page> {
 }
 
 struct Bench {
-    space: Space<Npt>,
+    space: Space,
     tables: Tables,
     model: Model,
 }
@@ -173,7 +173,7 @@ struct Bench {
 impl Bench {
     fn new(limit: usize) -> Self {
         let model = Model { memory: BTreeMap::new(), no_access: Vec::new() };
-        Self { space: Space::new(allocate()), tables: Tables::new(limit), model }
+        Self { space: Space::new(Format::Npt, allocate()), tables: Tables::new(limit), model }
     }
 
     fn set(&mut self, page: u64, pages: u64, run: Run) -> (Result<(), OutOfTables>, Vec<Page>) {
@@ -255,7 +255,7 @@ impl Bench {
             };
             for wanted in [Access::READ, Access::WRITE, Access::READ | Access::EXECUTE] {
                 let frame = found.filter(|(_, access)| access.contains(wanted)).and_then(|(frame, _)| frame);
-                assert_eq!(tree::find_memory::<Npt>(self.space.root, page, wanted), frame, "page {page:#x}");
+                assert_eq!(tree::find_memory(self.space.root, page, wanted), frame, "page {page:#x}");
             }
             let memory = |one: Option<(Option<u64>, Access)>| one.filter(|one| one.0.is_some());
             if exact {
@@ -366,7 +366,7 @@ fn the_parents_memory_is_itself_and_every_page_can_be_taken_away() {
         IdentityRange { first: 0x100, pages: (1 << 19) - 0x100, device: false },
         IdentityRange { first: 1 << 19, pages: 1 << 19, device: true },
     ];
-    let mut space = Space::<Npt>::identity(allocate(), &ranges, true, &mut tables).unwrap();
+    let mut space = Space::identity(Format::Npt, allocate(), &ranges, true, &mut tables).unwrap();
     // One 1 GiB leaf and 511 2 MiB leaves of memory.
     assert_eq!(tables.reserved, 513 + 511);
     for page in [0, 0xa0, 0xff, 0x100, 0x1ff, 0x200, 1 << 18, (1 << 19) - 1, 1 << 19, (1 << 20) - 1] {

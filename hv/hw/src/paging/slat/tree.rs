@@ -47,14 +47,14 @@ fn index(page: u64, level: u32) -> usize {
 
 /// The lowest entry that covers `page`, and its level.
 #[inline]
-fn find_slot<F: Format>(root: u64, page: u64) -> Option<(&'static AtomicU64, u32)> {
+fn find_slot(root: u64, page: u64) -> Option<(&'static AtomicU64, u32)> {
     if page >= SPACE_PAGES {
         return None;
     }
     let (mut table, mut level) = (root, TOP);
     loop {
         let slot = slot(table, index(page, level));
-        match Entry::decode::<F>(slot.load(Acquire)) {
+        match Entry::decode(slot.load(Acquire)) {
             Entry::Table(next) if level > 1 => (table, level) = (next, level - 1),
             _ => return Some((slot, level)),
         }
@@ -63,9 +63,9 @@ fn find_slot<F: Format>(root: u64, page: u64) -> Option<(&'static AtomicU64, u32
 
 /// What covers `page` (never a table), and at which level. Of a large leaf the frame is that of `page`.
 #[inline]
-pub fn find<F: Format>(root: u64, page: u64) -> (Entry, u32) {
-    let Some((slot, level)) = find_slot::<F>(root, page) else { return (Entry::Empty, TOP) };
-    match Entry::decode::<F>(slot.load(Acquire)) {
+pub fn find(root: u64, page: u64) -> (Entry, u32) {
+    let Some((slot, level)) = find_slot(root, page) else { return (Entry::Empty, TOP) };
+    match Entry::decode(slot.load(Acquire)) {
         Entry::Leaf(leaf) => {
             let frame = leaf.frame + (page & (pages_of(level) - 1));
             (Entry::Leaf(Leaf { frame, ..leaf }), level)
@@ -76,18 +76,17 @@ pub fn find<F: Format>(root: u64, page: u64) -> (Entry, u32) {
 
 /// The frame of `page` if it is memory with all of these rights: what [`find`] would say, in a few instructions.
 #[inline]
-pub fn find_memory<F: Format>(root: u64, page: u64, wanted: Access) -> Option<u64> {
+pub fn find_memory(root: u64, page: u64, wanted: Access) -> Option<u64> {
     if page >= SPACE_PAGES {
         return None;
     }
     let mut table = root;
     for level in (1..=TOP).rev() {
         let entry = slot(table, index(page, level)).load(Acquire);
-        match entry::table_in::<F>(entry) {
+        match entry::table_in(entry) {
             Some(next) => table = next,
             None => {
-                return entry::memory_in::<F>(entry, wanted)
-                    .map(|frame| frame + (page & (pages_of(level) - 1)));
+                return entry::memory_in(entry, wanted).map(|frame| frame + (page & (pages_of(level) - 1)));
             }
         }
     }
@@ -95,7 +94,8 @@ pub fn find_memory<F: Format>(root: u64, page: u64, wanted: Access) -> Option<u6
 }
 
 /// Puts a leaf of `level` at `page` (aligned to it), in place of what is there.
-pub fn place<F: Format>(
+pub fn place(
+    format: Format,
     root: u64,
     page: u64,
     level: u32,
@@ -108,13 +108,13 @@ pub fn place<F: Format>(
     }
     let mut table = root;
     for above in (level + 1..=TOP).rev() {
-        table = descend::<F>(slot(table, index(page, above)), above, tables)?;
+        table = descend(slot(table, index(page, above)), above, tables)?;
     }
     if leaf.owner != Owner::Device {
         reserve(tables_to_split(level), tables)?;
     }
-    let old = slot(table, index(page, level)).swap(leaf.encode::<F>(level), AcqRel);
-    free::<F>(old, level, tables, released);
+    let old = slot(table, index(page, level)).swap(leaf.encode(format, level), AcqRel);
+    free(old, level, tables, released);
     Ok(())
 }
 
@@ -130,30 +130,26 @@ fn reserve(count: u64, tables: &mut dyn TableSource) -> Result<(), OutOfTables> 
 }
 
 /// The table under an entry of `level` (2 or more), made if there is none.
-fn descend<F: Format>(
-    slot: &AtomicU64,
-    level: u32,
-    tables: &mut dyn TableSource,
-) -> Result<u64, OutOfTables> {
+fn descend(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) -> Result<u64, OutOfTables> {
     let old = slot.load(Acquire);
-    match Entry::decode::<F>(old) {
+    match Entry::decode(old) {
         Entry::Table(table) => Ok(table),
-        Entry::Leaf(_) => split::<F>(slot, level, tables),
+        Entry::Leaf(_) => split(slot, level, tables),
         Entry::Empty | Entry::NoAccess => {
             let table = token::store(tables.take().ok_or(OutOfTables)?);
             if old != EMPTY {
                 (0..ENTRIES).for_each(|index| self::slot(table, index).store(old, Release));
             }
-            slot.store(entry::table::<F>(table), Release);
+            slot.store(entry::table(table), Release);
             Ok(table)
         }
     }
 }
 
 /// Splits a leaf of `level` (2 or more) into a table of 512, which keep its accessed and dirty bits.
-fn split<F: Format>(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) -> Result<u64, OutOfTables> {
+fn split(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) -> Result<u64, OutOfTables> {
     let old = slot.load(Acquire);
-    let device = matches!(Entry::decode::<F>(old), Entry::Leaf(Leaf { owner: Owner::Device, .. }));
+    let device = matches!(Entry::decode(old), Entry::Leaf(Leaf { owner: Owner::Device, .. }));
     let frame = if device { tables.take() } else { tables.take_reserved() };
     let table = token::store(frame.ok_or(OutOfTables)?);
     let mut current = old;
@@ -162,7 +158,7 @@ fn split<F: Format>(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) 
             self::slot(table, part).store(entry::part_of(current, level, part as u64), Release);
         }
         // A processor may have set accessed or dirty bits in between.
-        match slot.compare_exchange(current, entry::table::<F>(table), AcqRel, Acquire) {
+        match slot.compare_exchange(current, entry::table(table), AcqRel, Acquire) {
             Ok(_) => return Ok(table),
             Err(found) => current = found,
         }
@@ -170,8 +166,8 @@ fn split<F: Format>(slot: &AtomicU64, level: u32, tables: &mut dyn TableSource) 
 }
 
 /// Gives back everything that hangs on an entry of `level` which is in the tree no more.
-fn free<F: Format>(entry: u64, level: u32, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
-    match Entry::decode::<F>(entry) {
+fn free(entry: u64, level: u32, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
+    match Entry::decode(entry) {
         Entry::Empty | Entry::NoAccess => {}
         Entry::Leaf(Leaf { owner: Owner::Device, .. }) => {}
         Entry::Leaf(Leaf { owner: Owner::Frame, frame, .. }) => {
@@ -183,7 +179,7 @@ fn free<F: Format>(entry: u64, level: u32, tables: &mut dyn TableSource, release
         }
         Entry::Table(table) => {
             for index in 0..ENTRIES {
-                free::<F>(slot(table, index).load(Acquire), level - 1, tables, released);
+                free(slot(table, index).load(Acquire), level - 1, tables, released);
             }
             tables.give(token::take(table));
         }
@@ -192,7 +188,7 @@ fn free<F: Format>(entry: u64, level: u32, tables: &mut dyn TableSource, release
 
 /// Turns `pages` pages from `page` on into `value` ([`EMPTY`] or [`NO_ACCESS`]). Goes on to the end even when a uniform
 /// entry at an edge could not be divided for want of tables.
-pub fn fill<F: Format>(
+pub fn fill(
     root: u64,
     page: u64,
     pages: u64,
@@ -204,7 +200,7 @@ pub fn fill<F: Format>(
     let start = page.min(SPACE_PAGES);
     let end = page.saturating_add(pages).min(SPACE_PAGES);
     let mut fill = Fill { start, end, value, tables, released };
-    if start == end { Ok(()) } else { fill.table::<F>(root, TOP, 0) }
+    if start == end { Ok(()) } else { fill.table(root, TOP, 0) }
 }
 
 struct Fill<'a> {
@@ -217,7 +213,7 @@ struct Fill<'a> {
 
 impl Fill<'_> {
     /// Fills what of the range lies in a table of `level` whose first page is `base`.
-    fn table<F: Format>(&mut self, table: u64, level: u32, base: u64) -> Result<(), OutOfTables> {
+    fn table(&mut self, table: u64, level: u32, base: u64) -> Result<(), OutOfTables> {
         let size = pages_of(level);
         let first = self.start.saturating_sub(base) / size;
         let last = (self.end - 1 - base).min(size * ENTRIES as u64 - 1) / size;
@@ -226,22 +222,22 @@ impl Fill<'_> {
             let (slot, page) = (slot(table, index as usize), base + index * size);
             if self.start <= page && page + size <= self.end {
                 if slot.load(Acquire) != self.value {
-                    free::<F>(slot.swap(self.value, AcqRel), level, self.tables, self.released);
+                    free(slot.swap(self.value, AcqRel), level, self.tables, self.released);
                 }
             } else {
-                result = result.and(self.part::<F>(slot, level, page));
+                result = result.and(self.part(slot, level, page));
             }
         }
         result
     }
 
     /// Fills part of what an entry of `level` covers from `page` on.
-    fn part<F: Format>(&mut self, slot: &AtomicU64, level: u32, page: u64) -> Result<(), OutOfTables> {
+    fn part(&mut self, slot: &AtomicU64, level: u32, page: u64) -> Result<(), OutOfTables> {
         if slot.load(Acquire) == self.value {
             return Ok(());
         }
-        let table = descend::<F>(slot, level, self.tables)?;
-        let result = self.table::<F>(table, level - 1, page);
+        let table = descend(slot, level, self.tables)?;
+        let result = self.table(table, level - 1, page);
         if self.end >= page + pages_of(level) && self.is_uniform(table) {
             slot.store(self.value, Release);
             self.tables.give(token::take(table));
@@ -255,20 +251,23 @@ impl Fill<'_> {
 }
 
 /// Empties all tables and gives back all but the top one.
-pub fn clear<F: Format>(root: u64, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
+pub fn clear(root: u64, tables: &mut dyn TableSource, released: &mut dyn FnMut(Released)) {
     for index in 0..ENTRIES {
-        free::<F>(slot(root, index).swap(EMPTY, AcqRel), TOP, tables, released);
+        free(slot(root, index).swap(EMPTY, AcqRel), TOP, tables, released);
     }
 }
 
-/// The state of a page, and a change of it.
-pub fn page_state<F: Format>(root: u64, page: u64, change: PageStateChange) -> PageState {
-    let Some((slot, _)) = find_slot::<F>(root, page) else { return PageState::default() };
-    if !matches!(Entry::decode::<F>(slot.load(Acquire)), Entry::Leaf(_)) {
+/// The state of a page, and a change of it. Where the processor keeps no such state every page may have been written.
+pub fn page_state(format: Format, root: u64, page: u64, change: PageStateChange) -> PageState {
+    let Some((slot, _)) = find_slot(root, page) else { return PageState::default() };
+    if !matches!(Entry::decode(slot.load(Acquire)), Entry::Leaf(_)) {
         return PageState::default();
     }
+    let Some((accessed, dirty)) = format.state_bits() else {
+        return PageState { accessed: true, dirty: true };
+    };
     let (mut set, mut clear) = (0, 0);
-    for (wanted, bit) in [(change.accessed, F::ACCESSED), (change.dirty, F::DIRTY)] {
+    for (wanted, bit) in [(change.accessed, accessed), (change.dirty, dirty)] {
         match wanted {
             Some(true) => set |= bit,
             Some(false) => clear |= bit,
@@ -282,24 +281,24 @@ pub fn page_state<F: Format>(root: u64, page: u64, change: PageStateChange) -> P
     if set != 0 {
         before |= slot.fetch_or(set, AcqRel) & !clear;
     }
-    PageState { accessed: before & F::ACCESSED != 0, dirty: before & F::DIRTY != 0 }
+    PageState { accessed: before & accessed != 0, dirty: before & dirty != 0 }
 }
 
 /// Splits all large leaves of memory down to single pages.
-pub fn split_all<F: Format>(root: u64, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
-    split_table::<F>(root, TOP, tables)
+pub fn split_all(root: u64, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+    split_table(root, TOP, tables)
 }
 
-fn split_table<F: Format>(table: u64, level: u32, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
+fn split_table(table: u64, level: u32, tables: &mut dyn TableSource) -> Result<(), OutOfTables> {
     for index in 0..ENTRIES {
         let slot = slot(table, index);
-        let below = match Entry::decode::<F>(slot.load(Acquire)) {
+        let below = match Entry::decode(slot.load(Acquire)) {
             Entry::Table(below) => below,
-            Entry::Leaf(leaf) if leaf.owner != Owner::Device => split::<F>(slot, level, tables)?,
+            Entry::Leaf(leaf) if leaf.owner != Owner::Device => split(slot, level, tables)?,
             _ => continue,
         };
         if level > 2 {
-            split_table::<F>(below, level - 1, tables)?;
+            split_table(below, level - 1, tables)?;
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What this processor's virtualization can do, out of CPUID.
+//! What this processor's virtualization can do, out of CPUID, and which of its registers an entry does not switch.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
@@ -12,6 +12,9 @@ pub enum SpecCtrl {
     /// The control block holds the guest's.
     Virtual,
 }
+
+/// How many virtual processor identifiers VMX has (Intel SDM volume 3C, 26.6.12).
+const VPIDS: u32 = 1 << 16;
 
 /// Features of the processors; the same on all.
 #[derive(Clone, Copy, Debug)]
@@ -40,20 +43,13 @@ pub struct Features {
 }
 
 impl Features {
-    /// Asks the processor that this runs on.
-    pub fn detect() -> Self {
+    /// Asks the processor that this runs on, which has SVM.
+    pub fn of_svm() -> Self {
         let svm = __cpuid(0x8000_000a);
-        let extended = __cpuid(0x8000_0001);
-        let sizes = __cpuid(0x8000_0008);
-        let structured = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0) } else { __cpuid(0x8000_0000) };
-        let has_structured = __cpuid(0).eax >= 7;
-        // IBRS, STIBP and SSBD of AMD; Intel's way of saying it too.
-        let spec_ctrl = sizes.ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0
-            || has_structured && structured.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0;
-        let spec_ctrl = match (spec_ctrl, svm.edx & 1 << 20 != 0) {
-            (false, _) => SpecCtrl::Absent,
-            (true, false) => SpecCtrl::Switched,
-            (true, true) => SpecCtrl::Virtual,
+        let common = Self::common();
+        let spec_ctrl = match common.spec_ctrl {
+            SpecCtrl::Switched if svm.edx & 1 << 20 != 0 => SpecCtrl::Virtual,
+            other => other,
         };
         Self {
             asids: svm.ebx.max(2),
@@ -61,9 +57,34 @@ impl Features {
             clean_bits: svm.edx & 1 << 5 != 0,
             flush_by_asid: svm.edx & 1 << 6 != 0,
             lower_interrupt_priority: is_qemu_emulation(),
+            spec_ctrl,
+            ..common
+        }
+    }
+
+    /// Asks the processor that this runs on, which has VMX.
+    pub fn of_vmx() -> Self {
+        Self { asids: VPIDS, ..Self::common() }
+    }
+
+    /// What both vendors' processors tell in the same way.
+    fn common() -> Self {
+        let extended = __cpuid(0x8000_0001);
+        let sizes = __cpuid(0x8000_0008);
+        let structured = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0) } else { __cpuid(0x8000_0000) };
+        let has_structured = __cpuid(0).eax >= 7;
+        // IBRS, STIBP and SSBD of AMD; Intel's way of saying it too.
+        let spec_ctrl = sizes.ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0
+            || has_structured && structured.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0;
+        Self {
+            asids: 2,
+            next_rip: true,
+            clean_bits: false,
+            flush_by_asid: false,
+            lower_interrupt_priority: false,
             tsc_aux: extended.edx & 1 << 27 != 0 || has_structured && structured.ecx & 1 << 22 != 0,
             xss: __cpuid(0).eax >= 0xd && __cpuid_count(0xd, 1).eax & 1 << 3 != 0,
-            spec_ctrl,
+            spec_ctrl: if spec_ctrl { SpecCtrl::Switched } else { SpecCtrl::Absent },
             // Bit 17 (misaligned operands) exists where CPUID says so.
             mxcsr: 0xffff | (extended.ecx & 1 << 7) << 10,
             xcr0: extended_states(),

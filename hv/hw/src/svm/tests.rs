@@ -1,18 +1,18 @@
 //! A virtual processor without a machine: entries and exits are played by writing the control block.
 
-use parterre_core::machine::gpr;
+use parterre_core::machine::{Reg, Segment, SegmentName, Table, TableName, Vcpu as _};
 use parterre_core::memory::{Frame, entry};
 
 use super::*;
 use crate::heap::BootHeap;
 use crate::launch::{self, PhysicalRange};
-use crate::paging::slat::{Npt, Space};
+use crate::paging::slat::{Format, Space};
 use crate::physical;
 use crate::processor::Shared;
 use crate::svm::Svm;
-use crate::svm::vmcb::{V_INTR_MASKING, V_TPR};
+use crate::svm::vmcb::{V_INTR_MASKING, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_TPR, Vmcb};
 use crate::timer::Clock;
-use crate::vendor::{ParentStart, Vendor};
+use crate::vendor::ParentStart;
 
 #[repr(align(4096))]
 struct Arena([u8; 64 * 4096]);
@@ -39,8 +39,8 @@ impl Bench {
         entry::take(self.heap.pages(1) >> 12)
     }
 
-    fn child(&mut self) -> SvmVcpu {
-        let slat = Space::<Npt>::new(self.frame());
+    fn child(&mut self) -> Vcpu {
+        let slat = Space::new(Format::Npt, self.frame());
         let frames = [Some(self.frame()), Some(self.frame()), None, None, None, None, None, None];
         let mut child = self.svm.new_child_vcpu(frames, &slat);
         child.features.next_rip = false;
@@ -50,13 +50,13 @@ impl Bench {
     }
 
     /// Enters and leaves again with this exit.
-    fn round(&mut self, vcpu: &mut SvmVcpu, exit_code: u64) -> Option<Exit> {
+    fn round(&mut self, vcpu: &mut Vcpu, exit_code: u64) -> Option<Exit> {
         self.round_with(vcpu, exit_code, |_| {})
     }
 
     fn round_with(
         &mut self,
-        vcpu: &mut SvmVcpu,
+        vcpu: &mut Vcpu,
         exit_code: u64,
         change: impl FnOnce(&mut Vmcb),
     ) -> Option<Exit> {
@@ -93,7 +93,7 @@ fn a_child_begins_at_the_reset_vector_and_gives_its_frames_back() {
 #[test]
 fn the_parent_begins_at_its_kernel_with_physical_interrupts_its_own() {
     let mut bench = Bench::new();
-    let slat = Space::<Npt>::new(bench.frame());
+    let slat = Space::new(Format::Npt, bench.frame());
     let start =
         launch::ParentStart { entry: 0x100_0200, boot_params: 0x9_0000, page_tables: 0x8000, gdt: 0x7000 };
     let parent = bench.svm.new_parent_vcpu(&mut bench.heap, &slat, ParentStart::Kernel(start));
@@ -313,7 +313,7 @@ fn halting_exits_for_the_parent_on_demand_and_for_children_always() {
     let mut child = bench.child();
     child.intercept_halt(false);
     assert!(child.vmcb.control.intercepts().contains(Intercepts::HLT));
-    let slat = Space::<Npt>::new(bench.frame());
+    let slat = Space::new(Format::Npt, bench.frame());
     let mut parent = bench.svm.new_parent_vcpu(&mut bench.heap, &slat, ParentStart::WaitForSipi);
     parent.intercept_halt(true);
     assert!(parent.vmcb.control.intercepts().contains(Intercepts::HLT));

@@ -1,19 +1,12 @@
-//! A virtual processor on SVM: its control block, its registers, and running it.
+//! Running a virtual processor under SVM: what is put into its control block before VMRUN, and what is read after it.
 
-#[cfg(test)]
-mod tests;
+use parterre_core::machine::{Event, Exit, Processor, Vcpu as _, gpr};
 
-use parterre_core::machine::{Event, Exit, Reg, Segment, SegmentName, Table, TableName, Vcpu, gpr};
-
-use super::asid::AddressSpaceId;
-use super::features::Features;
-use super::page::PageOf;
-use super::vmcb::{
-    Clean, INTERRUPT_SHADOW, Intercepts, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_PRIO, V_INTR_PRIO_SHIFT,
-    V_IRQ, Vmcb, exit_code,
-};
-use super::{NptSpace, event, exit, extended, processor, registers, switch};
-use crate::processor::{LogicalProcessor, Mode};
+use super::vmcb::{Clean, Intercepts, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_IRQ, exit_code};
+use super::{exit, processor, switch};
+use crate::processor::LogicalProcessor;
+use crate::vcpu::asid::AddressSpaceId;
+use crate::vcpu::{Vcpu, event};
 
 const TRAP_FLAG: u64 = 1 << 8;
 const VECTOR_DB: u8 = 1;
@@ -26,109 +19,24 @@ const DR6_BREAKPOINTS: u64 = 0xf;
 /// DR7: accesses to debug registers trap; the processor clears it when it raises #DB.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
-/// A virtual processor.
-#[derive(Debug)]
-pub struct SvmVcpu {
-    gprs: [u64; 16],
-    vmcb: PageOf<Vmcb>,
-    pending: Option<Event>,
-    /// By how much RIP was moved for a software interrupt on its way, where the processor does not store next addresses.
-    advanced: u8,
-    clean: Clean,
-    flush: bool,
-    step: Option<Step>,
-    nmi_masked: bool,
-    nmi_window: bool,
-    mode: Mode,
-    exceptions: u32,
-    space: AddressSpaceId,
-    pub(super) loaded: bool,
-    newest: Newest,
-    pub(super) features: Features,
-    pub(super) registers: extended::Registers,
-    area: PageOf<[u8; 4096]>,
-}
-
-/// Where the FPU state of a virtual processor is. While it is not loaded: in its area, in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Newest {
-    /// In the machine only.
-    Machine,
-    /// In the machine, and the same in the area.
-    Both,
-    /// In the area only, where it was changed.
-    Area,
-}
-
 /// One instruction is being executed with RFLAGS.TF set, to find out when NMIs can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
     /// IRET, which ends the masking of NMIs and brings its own flags.
-    Iret { trap_flag: u64 },
+    Iret {
+        /// RFLAGS.TF as the guest had it.
+        trap_flag: u64,
+    },
     /// The instruction in an interrupt shadow.
-    Shadow { trap_flag: u64 },
+    Shadow {
+        /// RFLAGS.TF as the guest had it.
+        trap_flag: u64,
+    },
 }
 
-impl SvmVcpu {
-    /// A virtual processor whose block says what is intercepted and what memory it sees, and nothing else yet; `start`
-    /// fills in its registers.
-    pub(super) fn new(
-        vmcb: PageOf<Vmcb>,
-        area: PageOf<[u8; 4096]>,
-        features: Features,
-        mode: Mode,
-        start: impl FnOnce(&mut Vmcb, &mut [u64; 16]),
-    ) -> Self {
-        let mut vcpu = Self {
-            gprs: [0; 16],
-            vmcb,
-            pending: None,
-            advanced: 0,
-            clean: Clean::empty(),
-            flush: true,
-            step: None,
-            nmi_masked: false,
-            nmi_window: false,
-            mode,
-            exceptions: 0,
-            space: if mode == Mode::Parent { AddressSpaceId::parent() } else { AddressSpaceId::none() },
-            loaded: false,
-            newest: Newest::Area,
-            features,
-            registers: extended::Registers { xcr0: features.xcr0 & 1, ..Default::default() },
-            area,
-        };
-        extended::reset(&mut vcpu.area);
-        start(&mut vcpu.vmcb, &mut vcpu.gprs);
-        vcpu.update_intercepts();
-        vcpu
-    }
-
-    /// The pages: control block and XSAVE area.
-    pub(super) fn into_pages(self) -> [u64; 2] {
-        [self.vmcb.address(), self.area.address()]
-    }
-
-    pub(super) fn vmcb(&self) -> &Vmcb {
-        &self.vmcb
-    }
-
-    /// The block for changes; [`SvmVcpu::touch`] must name the cached ones.
-    pub(super) fn vmcb_mut(&mut self) -> &mut Vmcb {
-        &mut self.vmcb
-    }
-
-    /// Notes that groups of the block have changed.
-    pub(super) fn touch(&mut self, groups: Clean) {
-        self.clean.remove(groups);
-    }
-
-    pub(super) fn is_parent(&self) -> bool {
-        self.mode == Mode::Parent
-    }
-
+impl Vcpu {
     /// Brings intercepts in line with what is awaited.
-    fn update_intercepts(&mut self) {
+    pub(crate) fn update_intercepts(&mut self) {
         self.touch(Clean::INTERCEPTS);
         let mut intercepts = self.vmcb.control.intercepts();
         intercepts.set(Intercepts::VINTR, self.vmcb.control.interrupt_control & V_IRQ != 0);
@@ -174,7 +82,7 @@ impl SvmVcpu {
     fn assign_space(&mut self, processor: &LogicalProcessor) {
         // SAFETY: the reference ends here, and only the code on this processor makes such.
         let allocator = unsafe { &mut processor::state(processor).asids };
-        let assigned = self.space.assign(allocator, processor_index(processor), self.features.asids);
+        let assigned = self.space.assign(allocator, processor.index(), self.features.asids);
         if assigned.flush_all {
             self.vmcb.control.tlb_control = TLB_FLUSH_ALL;
         }
@@ -330,73 +238,19 @@ impl SvmVcpu {
         Some(Exit::NmiWindow)
     }
 
-    /// Brings the FPU state of a loaded processor into its area.
-    fn fetch_area(&mut self) {
-        if self.newest != Newest::Machine {
-            return;
-        }
-        // SAFETY: `enable` has prepared CR4, the state is this processor's, XCR0 is put back.
-        unsafe {
-            let xcr0 = extended::current_xcr0(&self.features);
-            extended::save_states(self.area.pointer().cast(), &self.features);
-            extended::put_back_xcr0(xcr0, &self.features);
-        }
-        self.newest = Newest::Both;
-    }
-
-    /// Brings the FPU state that was changed in the area of a loaded processor back into the machine.
-    #[cold]
-    fn return_area(&mut self) {
-        if self.newest == Newest::Area {
-            extended::sanitize(&mut self.area, &self.features);
-            // SAFETY: as in `fetch_area`; the image has just been made valid.
-            unsafe {
-                let xcr0 = extended::current_xcr0(&self.features);
-                extended::restore_states(self.area.pointer().cast(), &self.features);
-                extended::put_back_xcr0(xcr0, &self.features);
-            }
-        }
-        self.newest = Newest::Machine;
-    }
-}
-
-fn processor_index(processor: &LogicalProcessor) -> usize {
-    parterre_core::machine::Processor::index(processor)
-}
-
-impl Vcpu for SvmVcpu {
-    type Slat = NptSpace;
-    type Processor = LogicalProcessor;
-
-    fn load(&mut self, processor: &mut LogicalProcessor) {
-        if self.newest == Newest::Area {
-            extended::sanitize(&mut self.area, &self.features);
-        }
-        self.newest = Newest::Machine;
-        // SAFETY: `enable` has run on this processor; the area has been made valid; core checked the registers.
-        unsafe { self.registers.load(self.area.pointer().cast(), &self.features) };
-        self.loaded = true;
+    /// Finishes [`parterre_core::machine::Vcpu::load`].
+    pub(crate) fn load_svm(&mut self, processor: &LogicalProcessor) {
         // SAFETY: the reference ends here, and only the code on this processor makes such.
         let current = unsafe { &processor::state(processor).asids };
-        if !self.space.is_current(current, processor_index(processor)) {
+        if !self.space.is_current(current, processor.index()) {
             // Another processor's cache of the block may be newer than what this one remembers.
             self.clean = Clean::empty();
             self.assign_space(processor);
         }
     }
 
-    fn unload(&mut self, _processor: &mut LogicalProcessor) {
-        self.fetch_area();
-        // SAFETY: `load` came before on this processor.
-        unsafe { self.registers.unload(&self.features, self.mode == Mode::Parent) };
-        self.loaded = false;
-    }
-
-    fn run(&mut self, processor: &mut LogicalProcessor) -> Exit {
-        debug_assert!(self.loaded, "a virtual processor is loaded before it runs");
-        if self.newest != Newest::Machine {
-            self.return_area();
-        }
+    /// Runs until an exit that is core's.
+    pub(crate) fn run_svm(&mut self, processor: &mut LogicalProcessor) -> Exit {
         loop {
             if self.nmi_window
                 && let Some(exit) = self.await_nmi_window()
@@ -418,126 +272,8 @@ impl Vcpu for SvmVcpu {
             }
         }
     }
-
-    fn flush_tlb(&mut self) {
-        self.flush = true;
-    }
-
-    fn gprs(&self) -> &[u64; 16] {
-        &self.gprs
-    }
-
-    fn gprs_mut(&mut self) -> &mut [u64; 16] {
-        &mut self.gprs
-    }
-
-    fn get(&self, register: Reg) -> u64 {
-        registers::get(self, register)
-    }
-
-    fn set(&mut self, register: Reg, value: u64) {
-        registers::set(self, register, value);
-    }
-
-    fn segment(&self, name: SegmentName) -> Segment {
-        registers::segment(&self.vmcb.save, name)
-    }
-
-    fn set_segment(&mut self, name: SegmentName, value: Segment) {
-        self.touch(Clean::SEGMENTS);
-        registers::set_segment(&mut self.vmcb.save, name, value);
-    }
-
-    fn table(&self, name: TableName) -> Table {
-        registers::table(&self.vmcb.save, name)
-    }
-
-    fn set_table(&mut self, name: TableName, value: Table) {
-        self.touch(Clean::TABLES);
-        registers::set_table(&mut self.vmcb.save, name, value);
-    }
-
-    fn cpl(&self) -> u8 {
-        self.vmcb.save.cpl
-    }
-
-    fn xsave(&self) -> &[u8; 4096] {
-        &self.area
-    }
-
-    fn xsave_mut(&mut self) -> &mut [u8; 4096] {
-        self.newest = Newest::Area;
-        &mut self.area
-    }
-
-    fn xmm(&mut self, index: usize) -> u128 {
-        self.fetch_area();
-        extended::xmm(&self.area, index)
-    }
-
-    fn set_xmm(&mut self, index: usize, value: u128) {
-        self.fetch_area();
-        self.newest = Newest::Area;
-        extended::set_xmm(&mut self.area, index, value);
-    }
-
-    fn pending_event(&self) -> Option<Event> {
-        self.pending
-    }
-
-    fn inject(&mut self, event: Option<Event>) {
-        self.pending = event;
-    }
-
-    fn interrupt_shadow(&self) -> bool {
-        self.vmcb.control.interrupt_state & INTERRUPT_SHADOW != 0
-    }
-
-    fn set_interrupt_shadow(&mut self, shadow: bool) {
-        let state = &mut self.vmcb.control.interrupt_state;
-        *state = *state & !INTERRUPT_SHADOW | u64::from(shadow);
-    }
-
-    fn nmi_masked(&self) -> bool {
-        self.nmi_masked
-    }
-
-    fn set_nmi_masked(&mut self, masked: bool) {
-        self.nmi_masked = masked;
-        self.update_intercepts();
-    }
-
-    fn request_interrupt_window(&mut self, vector: Option<u8>) {
-        let control = &mut self.vmcb.control.interrupt_control;
-        let before = *control;
-        *control &= !(V_IRQ | V_INTR_PRIO);
-        if let Some(vector) = vector {
-            let class = u64::from(vector >> 4);
-            let lower = u64::from(self.features.lower_interrupt_priority);
-            *control |= V_IRQ | class.saturating_sub(lower) << V_INTR_PRIO_SHIFT;
-        }
-        if *control != before {
-            self.touch(Clean::INTERRUPT);
-            self.update_intercepts();
-        }
-    }
-
-    fn request_nmi_window(&mut self, request: bool) {
-        self.nmi_window = request;
-    }
-
-    fn intercept_halt(&mut self, intercept: bool) {
-        let mut intercepts = self.vmcb.control.intercepts();
-        let wanted = intercept || !self.is_parent();
-        if intercepts.contains(Intercepts::HLT) != wanted {
-            intercepts.set(Intercepts::HLT, wanted);
-            self.vmcb.control.set_intercepts(intercepts);
-            self.touch(Clean::INTERCEPTS);
-        }
-    }
-
-    fn intercept_exceptions(&mut self, mask: u32) {
-        self.exceptions = mask;
-        self.update_intercepts();
-    }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -2,11 +2,11 @@
 
 use parterre_core::machine::{Reg, Segment, SegmentName, Table, TableName, gpr};
 
-use super::extended;
 use super::features::SpecCtrl;
-use super::vcpu::SvmVcpu;
-use super::vmcb::{Clean, Save, V_TPR, VmcbSegment};
+use super::{Vcpu, extended};
 use crate::launch;
+use crate::svm::vmcb::{Clean, Save, V_TPR, VmcbSegment};
+use crate::vmx;
 
 /// EFER bits.
 const SVME: u64 = 1 << 12;
@@ -23,19 +23,35 @@ const DR7_RESET: u64 = 0x400;
 const RFLAGS_RESET: u64 = 2;
 
 /// Reads a register.
-pub fn get(vcpu: &SvmVcpu, register: Reg) -> u64 {
+pub fn get(vcpu: &Vcpu, register: Reg) -> u64 {
     let save = &vcpu.vmcb().save;
     match register {
         Reg::Rip => save.rip,
         Reg::Rflags => save.rflags,
         Reg::Cr0 => save.cr0,
-        Reg::Cr2 => save.cr2,
         Reg::Cr3 => save.cr3,
         Reg::Cr4 => save.cr4,
         Reg::Cr8 => vcpu.vmcb().control.interrupt_control & V_TPR,
+        Reg::Efer => save.efer & !SVME,
+        Reg::TscOffset => vcpu.vmcb().control.tsc_offset,
+        Reg::SpecCtrl if vcpu.features.spec_ctrl == SpecCtrl::Virtual => save.spec_ctrl,
+        Reg::Dr0 | Reg::Dr1 | Reg::Dr2 | Reg::Dr3 | Reg::Xcr0 | Reg::TscAux | Reg::Xss | Reg::SpecCtrl => {
+            get_switched(vcpu, register)
+        }
+        _ => get_saved(vcpu, register),
+    }
+}
+
+/// Reads a register that core seldom looks at.
+fn get_saved(vcpu: &Vcpu, register: Reg) -> u64 {
+    if let Some(value) = vcpu.in_structure().and_then(|vmcs| vmx::state::read(vmcs, register)) {
+        return value;
+    }
+    let save = &vcpu.vmcb().save;
+    match register {
+        Reg::Cr2 => save.cr2,
         Reg::Dr6 => save.dr6,
         Reg::Dr7 => save.dr7,
-        Reg::Efer => save.efer & !SVME,
         Reg::Pat => save.guest_pat,
         Reg::KernelGsBase => save.kernel_gs_base,
         Reg::Star => save.star,
@@ -45,17 +61,12 @@ pub fn get(vcpu: &SvmVcpu, register: Reg) -> u64 {
         Reg::SysenterCs => save.sysenter_cs,
         Reg::SysenterEip => save.sysenter_eip,
         Reg::SysenterEsp => save.sysenter_esp,
-        Reg::DebugCtl => save.debug_control,
-        Reg::SpecCtrl if vcpu.features.spec_ctrl == SpecCtrl::Virtual => save.spec_ctrl,
-        Reg::TscOffset => vcpu.vmcb().control.tsc_offset,
-        Reg::Dr0 | Reg::Dr1 | Reg::Dr2 | Reg::Dr3 | Reg::Xcr0 | Reg::TscAux | Reg::Xss | Reg::SpecCtrl => {
-            get_switched(vcpu, register)
-        }
+        _ => save.debug_control,
     }
 }
 
 /// Reads a register that stays in the machine between exits.
-fn get_switched(vcpu: &SvmVcpu, register: Reg) -> u64 {
+fn get_switched(vcpu: &Vcpu, register: Reg) -> u64 {
     if register == Reg::Xcr0 && vcpu.loaded {
         // SAFETY: `features` are this machine's; XCR0 is read only where XSAVE is, and `enable` set CR4.OSXSAVE then.
         return unsafe { extended::current_xcr0(&vcpu.features) };
@@ -84,7 +95,7 @@ fn get_switched(vcpu: &SvmVcpu, register: Reg) -> u64 {
 }
 
 /// Writes a register.
-pub fn set(vcpu: &mut SvmVcpu, register: Reg, value: u64) {
+pub fn set(vcpu: &mut Vcpu, register: Reg, value: u64) {
     let changed = match register {
         Reg::Rip | Reg::Rflags => Clean::empty(),
         Reg::Cr0 | Reg::Cr3 | Reg::Cr4 | Reg::Efer => Clean::CONTROL,
@@ -130,10 +141,13 @@ pub fn set(vcpu: &mut SvmVcpu, register: Reg, value: u64) {
             set_switched(vcpu, register, value);
         }
     }
+    if let Some(vmcs) = vcpu.in_structure() {
+        vmx::state::write(vmcs, register, value);
+    }
 }
 
 /// Writes a register that stays in the machine between exits, there too if the processor is loaded.
-fn set_switched(vcpu: &mut SvmVcpu, register: Reg, value: u64) {
+fn set_switched(vcpu: &mut Vcpu, register: Reg, value: u64) {
     let features = vcpu.features;
     if vcpu.loaded {
         vcpu.registers.debug = extended::debug();

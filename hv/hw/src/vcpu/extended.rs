@@ -1,4 +1,4 @@
-//! State that neither VMRUN nor VMLOAD switches: FPU and vector registers, XCR0, debug address registers, and three
+//! State that no entry into a partition switches: FPU and vector registers, XCR0, debug address registers, and three
 //! MSRs. It stays in the machine between the exits of a loaded virtual processor.
 
 use core::arch::asm;
@@ -70,7 +70,7 @@ impl Registers {
     /// As for [`Registers::load`].
     pub unsafe fn load_debug(&self) {
         let [dr0, dr1, dr2, dr3] = self.debug;
-        // SAFETY: breakpoints are off in host mode, so the addresses have no effect before the next VMRUN.
+        // SAFETY: breakpoints are off in host mode, so the addresses have no effect before the next entry.
         unsafe {
             asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
                 in(reg) dr0, in(reg) dr1, in(reg) dr2, in(reg) dr3, options(nostack));
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn no_image_can_fault() {
-        let mut features = Features::detect();
+        let mut features = Features::of_svm();
         (features.xcr0, features.mxcsr) = (7, 0xffff);
         let mut area = [0xff; 4096];
         sanitize(&mut area, &features);
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn detected_states_fit_the_page() {
-        let features = Features::detect();
+        let features = Features::of_svm();
         assert!(features.xcr0 == 0 || features.xcr0 & 3 == 3);
         assert_eq!(features.mxcsr & 0xffff, 0xffff);
     }
