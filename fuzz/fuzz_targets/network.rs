@@ -107,7 +107,9 @@ impl Rig {
     /// The usual start, so that most inputs get further than it.
     fn start(&mut self) -> Option<()> {
         let [receive, send] = self.handles;
-        for message in [&[1, 0x60001, 0x60001][..], &[125, 1514, 0, 0x88, 0], &[101, receive, 0xcafe], &[104, send, 0]] {
+        for message in
+            [&[1, 0x60001, 0x60001][..], &[125, 1514, 0, 0x88, 0], &[101, receive, 0xcafe], &[104, send, 0]]
+        {
             self.say(0, message)?;
         }
         self.rndis(0, true, 0, &[2, 24, 1, 1, 0, 0x4000], &[], false)?;
@@ -121,7 +123,15 @@ impl Rig {
         self.run(queue)
     }
 
-    fn rndis(&mut self, queue: u8, control: bool, section: u8, head: &[u32], bytes: &[u8], named: bool) -> Option<()> {
+    fn rndis(
+        &mut self,
+        queue: u8,
+        control: bool,
+        section: u8,
+        head: &[u32],
+        bytes: &[u8],
+        named: bool,
+    ) -> Option<()> {
         let mut message: Vec<u8> = head.iter().flat_map(|word| word.to_le_bytes()).collect();
         message.extend(bytes);
         message.truncate(6144);
@@ -129,7 +139,11 @@ impl Rig {
         let at = self.send + u64::from(section) * 6144;
         self.guest.write(at, &message);
         let len = message.len() as u32;
-        let words = if named { [107, control.into(), u32::MAX, 0] } else { [107, control.into(), section.into(), len] };
+        let words = if named {
+            [107, control.into(), u32::MAX, 0]
+        } else {
+            [107, control.into(), section.into(), len]
+        };
         let payload: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
         let channel = self.channels[usize::from(queue) % QUEUES].as_mut()?;
         if named {
