@@ -49,8 +49,10 @@ pub enum Requirement {
     Virtualization,
     /// The extension is not switched off by firmware.
     VirtualizationEnabled,
-    /// Second level address translation: AMD nested paging or Intel EPT.
+    /// Second level address translation: AMD nested paging or Intel EPT, with what is used of it.
     Slat,
+    /// Partitions may be in real mode: always so with AMD SVM, with Intel VMX where guests can be "unrestricted".
+    RealMode,
     /// Pages that cannot be executed.
     NoExecute,
     /// The local APIC's x2APIC mode.
@@ -138,29 +140,55 @@ const MSR_VMX_PROCBASED_CTLS2: u32 = 0x48b;
 const SECONDARY_CONTROLS: u64 = 1 << 63;
 /// In the high half of PROCBASED_CTLS2: EPT may be enabled.
 const ENABLE_EPT: u64 = 1 << 33;
+/// In the high half of PROCBASED_CTLS2: a guest may run without protection and paging.
+const UNRESTRICTED_GUEST: u64 = 1 << 39;
+/// Intel: what EPT and VPID can do.
+const MSR_VMX_EPT_VPID_CAP: u32 = 0x48c;
+/// EPT_VPID_CAP: tables of four levels, write-back memory for them, pages of 2 MiB, INVEPT.
+const EPT_PARTS: u64 = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20;
+/// EPT_VPID_CAP: INVEPT for one context, or for all.
+const INVEPT_FORMS: u64 = 1 << 25 | 1 << 26;
 
 /// Judges the processor.
 pub fn check(processor: &impl Processor) -> Report {
     let facts = Facts::read(processor);
-    let (virtualization, enabled, slat) = match facts.vendor {
+    let extension = match facts.vendor {
         Vendor::Amd => facts.svm(processor),
         Vendor::Intel => facts.vmx(processor),
-        Vendor::Other(_) => {
-            let unknown = State::Unknown("the processor is neither AMD's nor Intel's");
-            (unknown, unknown, unknown)
-        }
+        Vendor::Other(_) => Extension::unknown("the processor is neither AMD's nor Intel's"),
     };
     let states = [
         (Requirement::SupportedVendor, "supported processor", facts.supported()),
         (Requirement::LongMode, "64-bit long mode", facts.long_mode()),
-        (Requirement::Virtualization, "hardware virtualization", virtualization),
-        (Requirement::VirtualizationEnabled, "virtualization enabled by firmware", enabled),
-        (Requirement::Slat, "second level address translation", slat),
+        (Requirement::Virtualization, "hardware virtualization", extension.present),
+        (Requirement::VirtualizationEnabled, "virtualization enabled by firmware", extension.enabled),
+        (Requirement::Slat, "second level address translation", extension.slat),
+        (Requirement::RealMode, "partitions in real mode", extension.real_mode),
         (Requirement::NoExecute, "no-execute pages", facts.no_execute()),
         (Requirement::X2Apic, "x2APIC", facts.x2apic()),
     ];
     let findings = states.map(|(requirement, name, state)| Finding { requirement, name, state });
     Report { vendor: facts.vendor, findings: findings.into() }
+}
+
+/// How the requirements on the virtualization extension stand.
+struct Extension {
+    present: State,
+    enabled: State,
+    slat: State,
+    real_mode: State,
+}
+
+impl Extension {
+    fn unknown(why: &'static str) -> Self {
+        let unknown = State::Unknown(why);
+        Self { present: unknown, enabled: unknown, slat: unknown, real_mode: unknown }
+    }
+
+    /// It is not there; the rest cannot be told.
+    fn missing(advice: &'static str, why: &'static str) -> Self {
+        Self { present: State::Missing(advice), ..Self::unknown(why) }
+    }
 }
 
 struct Facts {
@@ -226,16 +254,15 @@ impl Facts {
     }
 
     /// SVM there, SVM enabled, nested paging (APM volume 2, 15.4).
-    fn svm(&self, processor: &impl Processor) -> (State, State, State) {
+    fn svm(&self, processor: &impl Processor) -> Extension {
         if self.extended.ecx & SVM == 0 {
-            let missing = State::Missing(if self.is_virtual() {
+            let advice = if self.is_virtual() {
                 "the virtual processor has no AMD SVM; enable nested virtualization (+svm) in the hypervisor below"
             } else {
                 "the processor shows no AMD SVM; enable \"SVM Mode\" or \"AMD-V\" in the firmware setup, or use a \
                  machine whose processor has it"
-            });
-            let unknown = State::Unknown("the processor shows no SVM");
-            return (missing, unknown, unknown);
+            };
+            return Extension::missing(advice, "the processor shows no SVM");
         }
         let features =
             if self.max_extended >= 0x8000_000a { processor.cpuid(0x8000_000a, 0) } else { Leaf::default() };
@@ -258,17 +285,19 @@ impl Facts {
                 "the processor has SVM without nested paging (RVI); use a machine with a newer processor"
             },
         );
-        (State::Met, enabled, slat)
+        Extension { present: State::Met, enabled, slat, real_mode: State::Met }
     }
 
-    /// VMX there, VMX enabled, EPT (SDM volume 3, 24.6, 24.7 and A.3).
-    fn vmx(&self, processor: &impl Processor) -> (State, State, State) {
+    /// VMX there, VMX enabled, EPT, unrestricted guests (SDM volume 3, 24.6, 24.7, A.3 and A.10).
+    fn vmx(&self, processor: &impl Processor) -> Extension {
         if self.basic.ecx & VMX == 0 {
-            let missing = State::Missing(
-                "the processor shows no Intel VMX; enable \"Intel Virtualization Technology\" in the firmware setup",
-            );
-            let unknown = State::Unknown("the processor shows no VMX");
-            return (missing, unknown, unknown);
+            let advice = if self.is_virtual() {
+                "the virtual processor has no Intel VMX; enable nested virtualization (+vmx) in the hypervisor below"
+            } else {
+                "the processor shows no Intel VMX; enable \"Intel Virtualization Technology\" or \"VT-x\" in the \
+                 firmware setup, or use a machine whose processor has it"
+            };
+            return Extension::missing(advice, "the processor shows no VMX");
         }
         let enabled = match processor.msr(MSR_FEATURE_CONTROL) {
             None => State::Unknown("the register IA32_FEATURE_CONTROL cannot be read here"),
@@ -276,25 +305,50 @@ impl Facts {
             Some(control) if control & FEATURE_CONTROL_LOCK == 0 => State::Met,
             Some(control) => met_or(
                 control & FEATURE_CONTROL_VMX != 0,
-                "the firmware switched Intel VMX off; enable \"Intel Virtualization Technology\" in the firmware \
-                 setup",
+                "the firmware switched Intel VMX off and locked it; enable \"Intel Virtualization Technology\" or \
+                 \"VT-x\" in the firmware setup",
             ),
         };
-        let slat = match processor.msr(MSR_VMX_PROCBASED_CTLS) {
-            None => State::Unknown("the VMX capability registers cannot be read here"),
-            Some(primary) => {
-                let secondary = if primary & SECONDARY_CONTROLS != 0 {
-                    processor.msr(MSR_VMX_PROCBASED_CTLS2).unwrap_or(0)
-                } else {
-                    0
-                };
-                met_or(
-                    secondary & ENABLE_EPT != 0,
-                    "the processor has VMX without EPT; use a machine with a newer processor",
-                )
-            }
+        let (slat, real_mode) = self.ept(processor);
+        Extension { present: State::Met, enabled, slat, real_mode }
+    }
+
+    /// EPT and unrestricted guests, of a processor with VMX.
+    fn ept(&self, processor: &impl Processor) -> (State, State) {
+        let Some(primary) = processor.msr(MSR_VMX_PROCBASED_CTLS) else {
+            let unknown = State::Unknown("the VMX capability registers cannot be read here");
+            return (unknown, unknown);
         };
-        (State::Met, enabled, slat)
+        let secondary = if primary & SECONDARY_CONTROLS != 0 {
+            processor.msr(MSR_VMX_PROCBASED_CTLS2).unwrap_or(0)
+        } else {
+            0
+        };
+        if secondary & ENABLE_EPT == 0 {
+            let advice = if self.is_virtual() {
+                "the virtual processor has VMX without EPT; enable it (+vmx-ept) in the hypervisor below"
+            } else {
+                "the processor has VMX without EPT; use a machine with a newer processor"
+            };
+            return (State::Missing(advice), State::Unknown("the processor has no EPT"));
+        }
+        let parts = processor.msr(MSR_VMX_EPT_VPID_CAP).unwrap_or(0);
+        let slat = met_or(
+            parts & EPT_PARTS == EPT_PARTS && parts & INVEPT_FORMS != 0,
+            "the processor has EPT without a part that Parterre needs (four levels, write-back tables, pages of 2 MiB, \
+             INVEPT); use a machine with a newer processor",
+        );
+        let real_mode = met_or(
+            secondary & UNRESTRICTED_GUEST != 0,
+            if self.is_virtual() {
+                "the virtual processor has VMX without unrestricted guests; enable them (+vmx-unrestricted-guest) in the \
+                 hypervisor below"
+            } else {
+                "the processor has VMX without unrestricted guests, so a partition could not be in real mode; use a \
+                 machine with a newer processor"
+            },
+        );
+        (slat, real_mode)
     }
 }
 

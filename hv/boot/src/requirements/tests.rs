@@ -44,7 +44,8 @@ impl Fake {
         fake.leaf(1).ecx |= VMX;
         fake.msrs.insert(MSR_FEATURE_CONTROL, FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX);
         fake.msrs.insert(MSR_VMX_PROCBASED_CTLS, SECONDARY_CONTROLS);
-        fake.msrs.insert(MSR_VMX_PROCBASED_CTLS2, ENABLE_EPT);
+        fake.msrs.insert(MSR_VMX_PROCBASED_CTLS2, ENABLE_EPT | UNRESTRICTED_GUEST);
+        fake.msrs.insert(MSR_VMX_EPT_VPID_CAP, EPT_PARTS | INVEPT_FORMS);
         fake
     }
 
@@ -153,4 +154,70 @@ fn another_vendor_is_named() {
     let cpu = Fake::named(b"CentaurHauls");
     assert_eq!(check(&cpu).vendor, Vendor::Other(*b"CentaurHauls"));
     cpu.lacks(Requirement::SupportedVendor, "neither");
+}
+
+/// What is said of the one thing that an Intel processor lacks. Whether Intel processors are supported at all is another
+/// requirement.
+fn intel_advice(cpu: &Fake, requirement: Requirement) -> &'static str {
+    let report = check(cpu);
+    let lacking: Vec<_> = report
+        .findings
+        .iter()
+        .filter(|finding| finding.requirement != Requirement::SupportedVendor)
+        .filter(|finding| matches!(finding.state, State::Missing(_)))
+        .collect();
+    assert_eq!(lacking.len(), 1, "one finding for one cause: {lacking:?}");
+    assert_eq!(lacking[0].requirement, requirement);
+    let State::Missing(advice) = lacking[0].state else { unreachable!() };
+    advice
+}
+
+#[test]
+fn what_an_intel_processor_lacks_is_one_finding_with_advice() {
+    let mut cpu = Fake::intel();
+    cpu.leaf(1).ecx = X2APIC;
+    assert!(
+        intel_advice(&cpu, Requirement::Virtualization)
+            .contains("enable \"Intel Virtualization Technology\"")
+    );
+    cpu.leaf(1).ecx |= HYPERVISOR;
+    assert!(intel_advice(&cpu, Requirement::Virtualization).contains("nested virtualization"));
+
+    let mut cpu = Fake::intel();
+    cpu.msrs.insert(MSR_FEATURE_CONTROL, FEATURE_CONTROL_LOCK);
+    assert!(intel_advice(&cpu, Requirement::VirtualizationEnabled).contains("locked it; enable"));
+    assert_eq!(cpu.state(Requirement::Slat), State::Met, "the capability registers can be read all the same");
+    // Enabled inside SMX operation only (bit 1) is not enabled.
+    cpu.msrs.insert(MSR_FEATURE_CONTROL, FEATURE_CONTROL_LOCK | 1 << 1);
+    assert!(intel_advice(&cpu, Requirement::VirtualizationEnabled).contains("locked it; enable"));
+
+    let mut cpu = Fake::intel();
+    cpu.leaf(0x8000_0001).edx = LONG_MODE;
+    assert!(intel_advice(&cpu, Requirement::NoExecute).contains("Execute Disable"));
+}
+
+#[test]
+fn ept_is_required_with_its_parts_and_with_unrestricted_guests() {
+    let mut cpu = Fake::intel();
+    cpu.msrs.insert(MSR_VMX_PROCBASED_CTLS2, ENABLE_EPT);
+    assert!(intel_advice(&cpu, Requirement::RealMode).contains("newer processor"));
+    cpu.leaf(1).ecx |= HYPERVISOR;
+    assert!(intel_advice(&cpu, Requirement::RealMode).contains("+vmx-unrestricted-guest"));
+    // Without EPT there are no unrestricted guests either: one cause.
+    cpu.msrs.insert(MSR_VMX_PROCBASED_CTLS2, UNRESTRICTED_GUEST);
+    assert!(intel_advice(&cpu, Requirement::Slat).contains("+vmx-ept"));
+    cpu.leaf(1).ecx = VMX | X2APIC;
+    assert!(intel_advice(&cpu, Requirement::Slat).contains("without EPT"));
+    cpu.msrs.insert(MSR_VMX_PROCBASED_CTLS, 0);
+    assert!(intel_advice(&cpu, Requirement::Slat).contains("without EPT"));
+
+    for without in [1 << 6, 1 << 14, 1 << 16, 1 << 20, INVEPT_FORMS] {
+        let mut cpu = Fake::intel();
+        cpu.msrs.insert(MSR_VMX_EPT_VPID_CAP, (EPT_PARTS | INVEPT_FORMS) & !without);
+        assert!(intel_advice(&cpu, Requirement::Slat).contains("without a part"));
+    }
+    let mut cpu = Fake::intel();
+    cpu.msrs.remove(&MSR_VMX_PROCBASED_CTLS);
+    assert!(matches!(cpu.state(Requirement::RealMode), State::Unknown(_)));
+    assert_eq!(Fake::amd().state(Requirement::RealMode), State::Met);
 }

@@ -18,6 +18,10 @@ pub const CASES: &[Case] = &[
     Case { name: "boot::without-svm", setting: PLAIN, check: Check::Free(without_svm) },
     Case { name: "boot::without-nested-paging", setting: PLAIN, check: Check::Free(without_npt) },
     Case { name: "boot::without-no-execute", setting: PLAIN, check: Check::Free(without_nx) },
+    Case { name: "boot::intel-without-vmx", setting: PLAIN, check: Check::Free(without_vmx) },
+    Case { name: "boot::intel-without-ept", setting: PLAIN, check: Check::Free(without_ept) },
+    Case { name: "boot::intel-without-real-mode", setting: PLAIN, check: Check::Free(without_real_mode) },
+    Case { name: "boot::intel-without-no-execute", setting: PLAIN, check: Check::Free(intel_without_nx) },
     Case { name: "boot::kernel-missing", setting: PLAIN, check: Check::Free(kernel_missing) },
     Case { name: "boot::kernel-damaged", setting: PLAIN, check: Check::Free(kernel_damaged) },
     Case { name: "boot::kernel-altered", setting: PLAIN, check: Check::Free(kernel_altered) },
@@ -45,6 +49,31 @@ fn without_npt(wish: Wish) -> Result<()> {
 
 fn without_nx(wish: Wish) -> Result<()> {
     refused(wish, &["-nx"], None, "NX")
+}
+
+/// As [`refused`], for an Intel box. (That firmware locks VMX switched off cannot be shown: Bochs locks it switched on.)
+fn intel_refused(mut wish: Wish, spec: &str, word: &str) -> Result<()> {
+    let spec: BoxSpec = spec.parse()?;
+    wish.fallback = true;
+    Session::watch(&spec, &wish, &["parterre: ", word, NEXT_ENTRY], spec.boot_limit()).map(drop)
+}
+
+fn without_vmx(wish: Wish) -> Result<()> {
+    intel_refused(wish, "intel,cpu=-vmx", "shows no Intel VMX")
+}
+
+/// Penryn had VMX and no EPT yet.
+fn without_ept(wish: Wish) -> Result<()> {
+    intel_refused(wish, "intel,model=core2_penryn_t9600", "VMX without EPT")
+}
+
+/// Lynnfield had EPT, but a guest had to be in protected mode with paging.
+fn without_real_mode(wish: Wish) -> Result<()> {
+    intel_refused(wish, "intel,model=corei5_lynnfield_750", "VMX without unrestricted guests")
+}
+
+fn intel_without_nx(wish: Wish) -> Result<()> {
+    intel_refused(wish, "intel,cpu=-nx", "NX")
 }
 
 fn kernel_missing(wish: Wish) -> Result<()> {

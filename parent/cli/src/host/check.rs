@@ -90,6 +90,11 @@ struct Processor {
     svm: bool,
     npt: bool,
     vmx: bool,
+    ept: bool,
+    unrestricted_guest: bool,
+    vpid: bool,
+    ept_ad: bool,
+    preemption_timer: bool,
     nrip: bool,
     decode_assists: bool,
     flush_by_asid: bool,
@@ -110,6 +115,7 @@ impl Processor {
         let structured = cpu.get_extended_feature_info();
         let svm = cpu.get_svm_info();
         let power = cpu.get_advanced_power_mgmt_info();
+        let vmx = VmxFlags::of_this_machine();
         Processor {
             long_mode: extended.as_ref().is_some_and(|e| e.has_64bit_mode()),
             nx: extended.as_ref().is_some_and(|e| e.has_execute_disable()),
@@ -121,6 +127,11 @@ impl Processor {
             flush_by_asid: svm.as_ref().is_some_and(|s| s.has_flush_by_asid()),
             avic: svm.as_ref().is_some_and(|s| s.has_avic()),
             vmx: features.as_ref().is_some_and(|f| f.has_vmx()),
+            ept: vmx.has("ept"),
+            unrestricted_guest: vmx.has("unrestricted_guest"),
+            vpid: vmx.has("vpid"),
+            ept_ad: vmx.has("ept_ad"),
+            preemption_timer: vmx.has("preemption_timer"),
             x2apic: features.as_ref().is_some_and(|f| f.has_x2apic()),
             tsc_deadline: features.as_ref().is_some_and(|f| f.has_tsc_deadline()),
             invariant_tsc: power.is_some_and(|p| p.has_invariant_tsc()),
@@ -130,10 +141,31 @@ impl Processor {
     }
 }
 
+/// What VMX can do stands in registers that only the kernel can read; it tells of them in `/proc/cpuinfo`, unless the firmware
+/// switched VMX off.
+struct VmxFlags(String);
+
+impl VmxFlags {
+    fn of_this_machine() -> VmxFlags {
+        VmxFlags::in_text(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+    }
+
+    /// The flags of the first processor in the text.
+    fn in_text(text: &str) -> VmxFlags {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let flags = fields.into_iter().find(|(name, _)| name.trim() == "vmx flags");
+        VmxFlags(flags.map(|(_, flags)| flags.to_owned()).unwrap_or_default())
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        self.0.split_whitespace().any(|word| word == flag)
+    }
+}
+
 /// The findings for a processor, a hypervisor and whether `/dev/mshv` is there.
 fn findings(cpu: &Processor, hypervisor: Option<&Hypervisor>, device: bool) -> Vec<Finding> {
     let parent = hypervisor.is_some_and(|h| h.parent);
-    let slat = cpu.npt || hypervisor.is_some_and(|h| h.slat);
+    let slat = cpu.npt || cpu.ept || hypervisor.is_some_and(|h| h.slat);
     let virtualization =
         "virtualization extensions: switch on SVM (AMD) or VT-x (Intel) in the firmware's set-up";
     vec![
@@ -143,8 +175,14 @@ fn findings(cpu: &Processor, hypervisor: Option<&Hypervisor>, device: bool) -> V
         finding(
             "SLAT",
             slat,
-            !cpu.vmx || parent,
-            "second-level address translation: needs another processor",
+            true,
+            "second-level address translation (nested paging, EPT): needs another processor, or VT-x switched on",
+        ),
+        finding(
+            "real mode",
+            !cpu.vmx || cpu.unrestricted_guest || parent,
+            true,
+            "partitions in real mode (Intel: unrestricted guests): needs another processor, or VT-x switched on",
         ),
         finding("hypervisor", parent, true, "start the machine through parterre.efi"),
         finding(
@@ -157,6 +195,9 @@ fn findings(cpu: &Processor, hypervisor: Option<&Hypervisor>, device: bool) -> V
         finding("decode assists", cpu.decode_assists, false, "AMD: the processor delivers instruction bytes"),
         finding("flush by ASID", cpu.flush_by_asid, false, "AMD: cheaper address space switches"),
         finding("AVIC", cpu.avic, false, "AMD: interrupts without exits"),
+        finding("VPID", cpu.vpid, false, "Intel: cheaper address space switches"),
+        finding("EPT A/D bits", cpu.ept_ad, false, "Intel: written memory is tracked by the processor"),
+        finding("preemption timer", cpu.preemption_timer, false, "Intel: a timer that ends a run"),
         finding("x2APIC", cpu.x2apic, false, "fewer exits of the parent for timers and interrupts"),
         finding("invariant TSC", cpu.invariant_tsc, false, "the time stamp counter runs at a constant rate"),
         finding("TSC deadline", cpu.tsc_deadline, false, "local APIC timer by deadline"),
@@ -226,6 +267,23 @@ mod tests {
         assert_eq!(missing(&cpu, None, false), ["hypervisor", "/dev/mshv"]);
         let off = Processor { svm: false, npt: false, ..cpu };
         assert_eq!(missing(&off, None, false), ["SVM or VMX", "SLAT", "hypervisor", "/dev/mshv"]);
+    }
+
+    #[test]
+    fn a_bare_intel_machine_needs_ept_and_unrestricted_guests() {
+        let cpu = Processor { long_mode: true, nx: true, vmx: true, ..Processor::default() };
+        assert_eq!(missing(&cpu, None, false), ["SLAT", "real mode", "hypervisor", "/dev/mshv"]);
+        let whole = Processor { ept: true, unrestricted_guest: true, ..cpu };
+        assert_eq!(missing(&whole, None, false), ["hypervisor", "/dev/mshv"]);
+    }
+
+    #[test]
+    fn vmx_flags_are_whole_words_of_their_own_line() {
+        let text =
+            "processor\t: 0\nflags\t\t: fpu vmx ept\nvmx flags\t: vnmi ept_ad vpid\n\nprocessor\t: 1\n";
+        let flags = VmxFlags::in_text(text);
+        assert!(flags.has("ept_ad") && flags.has("vpid") && !flags.has("ept") && !flags.has("fpu"));
+        assert!(!VmxFlags::in_text("nothing").has("ept"));
     }
 
     #[test]
