@@ -12,7 +12,7 @@ mod open;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use io_uring::register::Restriction;
@@ -83,6 +83,8 @@ struct Slot {
 /// A ring.
 pub struct IoRing {
     ring: IoUring,
+    /// A descriptor of the ring for those who wait for it.
+    readiness: Arc<OwnedFd>,
     memory: Regions,
     slots: Vec<Option<Box<Slot>>>,
     free: Vec<u32>,
@@ -111,6 +113,7 @@ impl IoRing {
         ring.submitter().register_restrictions(&mut restrictions)?;
         ring.submitter().register_enable_rings()?;
         Ok(IoRing {
+            readiness: Arc::new(ring.as_fd().try_clone_to_owned()?),
             ring,
             memory: memory.regions().clone(),
             slots: Vec::new(),
@@ -250,10 +253,10 @@ impl Drop for IoRing {
     }
 }
 
-impl AsFd for IoRing {
-    /// Readable while there are ends to be told.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
+impl IoRing {
+    /// What is readable while there are ends to be told.
+    pub fn source(&self) -> Arc<OwnedFd> {
+        self.readiness.clone()
     }
 }
 

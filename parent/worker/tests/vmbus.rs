@@ -19,7 +19,8 @@ use parterre_vmbus_server::protocol::packet::PacketType;
 use parterre_vmbus_server::ring::{Head, Incoming, Outgoing};
 use parterre_vmbus_server::state::EVENT_CONNECTION_BASE;
 use parterre_vmbus_server::{
-    Buffer, ChannelError, Device, Guid, Handler, Memory, Offer, Packet, Queue, Version, Wait, Waker, Written,
+    Buffer, ChannelError, Device, Guid, Handler, Memory, Offer, Packet, Queue, Version, Visit, Wait, Waker,
+    Written,
 };
 use parterre_worker::vmbus::VmBus;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -33,12 +34,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Echo {
     waker: Waker,
     live: Arc<AtomicUsize>,
+    visits: Option<Arc<AtomicUsize>>,
 }
 
 struct EchoHandler {
     waker: Waker,
     packet: Packet,
     live: Arc<AtomicUsize>,
+    /// How many packets were taken by visits, if it takes them.
+    visits: Option<Arc<AtomicUsize>>,
 }
 
 impl Device for Echo {
@@ -48,8 +52,22 @@ impl Device for Echo {
 
     fn open(&self, _: &mut Queue) -> Result<Box<dyn Handler>, ChannelError> {
         self.live.fetch_add(1, Ordering::SeqCst);
-        let (waker, live) = (self.waker.clone(), self.live.clone());
-        Ok(Box::new(EchoHandler { waker, packet: Packet::default(), live }))
+        let (waker, live, visits) = (self.waker.clone(), self.live.clone(), self.visits.clone());
+        Ok(Box::new(EchoHandler { waker, packet: Packet::default(), live, visits }))
+    }
+}
+
+impl EchoHandler {
+    fn echo(&mut self, queue: &mut Queue) -> Result<usize, ChannelError> {
+        let mut count = 0;
+        while queue.read(&mut self.packet)? {
+            if self.packet.payload().first() == Some(&0xFF) {
+                return Err(ChannelError::protocol("the guest said 0xFF"));
+            }
+            assert_eq!(queue.complete(self.packet.transaction_id, self.packet.payload())?, Written::Done);
+            count += 1;
+        }
+        Ok(count)
     }
 }
 
@@ -58,17 +76,17 @@ impl Handler for EchoHandler {
         if self.waker.clear() {
             assert_eq!(queue.complete(4242, b"woken")?, Written::Done);
         }
-        while queue.read(&mut self.packet)? {
-            if self.packet.payload().first() == Some(&0xFF) {
-                return Err(ChannelError::protocol("the guest said 0xFF"));
-            }
-            assert_eq!(queue.complete(self.packet.transaction_id, self.packet.payload())?, Written::Done);
-        }
-        Ok(())
+        self.echo(queue).map(drop)
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.waker);
+    fn visit(&mut self, queue: &mut Queue) -> Result<Visit, ChannelError> {
+        let Some(visits) = self.visits.clone() else { return Ok(Visit::Refused) };
+        visits.fetch_add(self.echo(queue)?, Ordering::SeqCst);
+        Ok(Visit::Done)
+    }
+
+    fn wait(&self, wait: &mut Wait) {
+        wait.readable(self.waker.source());
     }
 }
 
@@ -90,12 +108,16 @@ struct Guest {
 
 impl Guest {
     fn new() -> Guest {
+        Guest::with_visits(None)
+    }
+
+    fn with_visits(visits: Option<Arc<AtomicUsize>>) -> Guest {
         let partition = FakePartition::default();
         let ram = GuestMemory::new(16 << 20).unwrap();
         let memory: Arc<dyn Memory> = Arc::new(ram.regions().clone());
         let bus = VmBus::new(Arc::new(partition.clone()), memory.clone(), 2, 1024, None);
         let (waker, live) = (Waker::new().unwrap(), Arc::new(AtomicUsize::new(0)));
-        bus.offer(Arc::new(Echo { waker: waker.clone(), live: live.clone() })).unwrap();
+        bus.offer(Arc::new(Echo { waker: waker.clone(), live: live.clone(), visits })).unwrap();
         Guest { partition, memory, bus, waker, live, messages: VecDeque::new() }
     }
 
@@ -238,6 +260,29 @@ fn a_guest_connects_talks_and_says_goodbye() {
     guest.post(&Header::new(MessageType::UNLOAD));
     guest.message::<Header>(MessageType::UNLOAD_RESPONSE);
     assert_eq!((guest.bus.version(), guest.live.load(Ordering::SeqCst)), (None, 0));
+}
+
+#[test]
+fn what_is_quickly_done_is_done_by_the_thread_that_signals() {
+    let visits = Arc::new(AtomicUsize::new(0));
+    let mut guest = Guest::with_visits(Some(visits.clone()));
+    let channel = guest.connect().channel_id;
+    let (mut out, mut incoming) = guest.open(channel);
+    // Whichever thread is faster: each packet is answered once, and in order.
+    for id in 0..2000u64 {
+        guest.send(channel, &mut out, id, &id.to_le_bytes());
+        let answer = receive(&mut incoming);
+        assert_eq!((answer.transaction_id, answer.payload()), (id, id.to_le_bytes().as_slice()));
+    }
+    assert_ne!(visits.load(Ordering::SeqCst), 0);
+    // A device that speaks by itself still does.
+    guest.waker.wake();
+    assert_eq!(receive(&mut incoming).transaction_id, 4242);
+    // What goes wrong in a visit ends the channel as ever.
+    guest.send(channel, &mut out, 1, &[0xFF]);
+    guest.message::<ChannelMessage>(MessageType::RESCIND_CHANNEL_OFFER);
+    guest.wait_until("the handler lives", || guest.live.load(Ordering::SeqCst) == 0);
+    guest.bus.stop();
 }
 
 #[test]

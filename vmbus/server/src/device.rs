@@ -53,6 +53,18 @@ pub trait Device: Send + Sync {
     fn open(&self, queue: &mut Queue) -> Result<Box<dyn Handler>, ChannelError>;
 }
 
+/// What became of a [visit](Handler::visit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Visit {
+    /// Everything was done that there was to do, and what the handler waits for is as it was.
+    Done,
+    /// The rest is the channel's own thread's.
+    Rest,
+    /// Nothing was done.
+    Refused,
+}
+
 /// One open channel of a device.
 ///
 /// It is dropped when the guest closes the channel, unloads, or resets the machine. When `drop` returns, nothing may
@@ -69,8 +81,18 @@ pub trait Handler: Send {
     /// The channel is closed and its offer rescinded; the log says why.
     fn run(&mut self, queue: &mut Queue) -> Result<(), ChannelError>;
 
+    /// Does what is quickly done of what a signal was about, on the thread of the virtual processor that signalled: that saves
+    /// waking the channel's own, but the processor waits. Called at any time between two runs. As [`run`](Self::run) otherwise.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    fn visit(&mut self, queue: &mut Queue) -> Result<Visit, ChannelError> {
+        let _ = queue;
+        Ok(Visit::Refused)
+    }
+
     /// What to wait for besides the guest's signals, asked after each run.
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+    fn wait(&self, wait: &mut Wait) {
         let _ = wait;
     }
 }

@@ -19,7 +19,7 @@ pub mod state;
 pub mod testing;
 mod wait;
 
-pub use device::{Device, Handler, Offer};
+pub use device::{Device, Handler, Offer, Visit};
 pub use error::ChannelError;
 pub use parterre_vmbus_protocol as protocol;
 pub use parterre_vmbus_protocol::offer::OfferFlags;
@@ -27,4 +27,4 @@ pub use parterre_vmbus_protocol::{Guid, Version};
 pub use parterre_vmbus_ring as ring;
 pub use parterre_vmbus_ring::{Buffer, Gpadl, Memory, OutPacket, Packet, PacketKind, Written};
 pub use queue::{ChannelFacts, ChannelPort, Queue};
-pub use wait::{Wait, Waker};
+pub use wait::{Source, Wait, Waker};

@@ -1,6 +1,6 @@
 //! One turn of an open channel: what its thread does between two waits.
 
-use crate::{ChannelError, Handler, Queue};
+use crate::{ChannelError, Handler, Queue, Visit};
 
 /// Most runs in one turn: a guest that fills the ring without end must not keep the thread from noticing that the channel
 /// is to be closed.
@@ -14,6 +14,17 @@ pub enum Turn {
     Wait,
     /// There is more to do.
     Again,
+}
+
+/// Lets a handler do what is quickly done. Says whether nothing is left that a turn would do.
+pub fn visit(queue: &mut Queue, handler: &mut dyn Handler) -> Result<bool, ChannelError> {
+    queue.begin()?;
+    match handler.visit(queue)? {
+        Visit::Done => Ok(!queue.end()?),
+        Visit::Rest => queue.flush().map(|()| false),
+        // The turn that follows finds the ring as it is.
+        Visit::Refused => Ok(false),
+    }
 }
 
 /// Runs a handler until there is nothing to do.

@@ -7,22 +7,25 @@ use std::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::io::{read, write};
 
+/// Something with a descriptor. It is shared, because nobody holds the handler while its thread waits.
+pub type Source = Arc<dyn AsFd + Send + Sync>;
+
 /// The sources that a handler names, beside the guest.
 #[derive(Default)]
-pub struct Wait<'a> {
-    fds: Vec<PollFd<'a>>,
+pub struct Wait {
+    sources: Vec<(Source, PollFlags)>,
     deadline: Option<Instant>,
 }
 
-impl<'a> Wait<'a> {
+impl Wait {
     /// Wake up when the descriptor can be read.
-    pub fn readable(&mut self, fd: &'a impl AsFd) {
-        self.fds.push(PollFd::new(fd, PollFlags::IN));
+    pub fn readable(&mut self, source: Source) {
+        self.sources.push((source, PollFlags::IN));
     }
 
     /// Wake up when the descriptor can be written.
-    pub fn writable(&mut self, fd: &'a impl AsFd) {
-        self.fds.push(PollFd::new(fd, PollFlags::OUT));
+    pub fn writable(&mut self, source: Source) {
+        self.sources.push((source, PollFlags::OUT));
     }
 
     /// Wake up at this time at the latest. The earliest of several counts.
@@ -31,8 +34,8 @@ impl<'a> Wait<'a> {
     }
 
     /// The descriptors, for `poll`.
-    pub fn fds(&mut self) -> &mut [PollFd<'a>] {
-        &mut self.fds
+    pub fn fds(&self) -> Vec<PollFd<'_>> {
+        self.sources.iter().map(|(source, events)| PollFd::new(source, *events)).collect()
     }
 
     /// When to wake up without any of them.
@@ -56,6 +59,11 @@ impl Waker {
     pub fn wake(&self) {
         // Fails only when the counter is full, and then it is readable.
         let _ = write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// What is readable while it is woken.
+    pub fn source(&self) -> Source {
+        self.0.clone()
     }
 
     /// Makes it quiet; says whether it was woken.

@@ -100,8 +100,8 @@ impl<P: Protocol + Send> Handler for Channel<P> {
         Ok(())
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.shared.waker);
+    fn wait(&self, wait: &mut Wait) {
+        wait.readable(self.shared.waker.source());
         if let Some(deadline) = self.deadline {
             wait.until(deadline);
         }

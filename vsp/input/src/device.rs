@@ -166,8 +166,8 @@ impl Handler for Channel {
         }
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.shared.waker);
+    fn wait(&self, wait: &mut Wait) {
+        wait.readable(self.shared.waker.source());
     }
 }
 

@@ -8,8 +8,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parterre_vmbus_server::{ChannelError, Handler, Packet, PacketKind, Queue, Wait, Written};
+use parterre_vmbus_server::{ChannelError, Handler, Packet, PacketKind, Queue, Visit, Wait, Written};
 
 use crate::adapter::Shared;
 use crate::buffers::{ReceiveBuffer, SendBuffer};
@@ -27,6 +28,13 @@ use crate::transmit::transmit;
 const TURN: usize = 64;
 /// Turns in one run. A guest that goes on and on shall not keep the thread from noticing that the channel is closed.
 const TURNS: usize = 64;
+/// Packets that are taken on the thread of a virtual processor: more are a stream, which the channel's own thread takes while
+/// the guest makes more of it.
+const VISIT: usize = 4;
+/// Longest message of the guest's that is sent there: a large one takes the parent's network stack long.
+const SMALL: u64 = 2048;
+/// How long the completion of a single small frame may wait for other news for the guest, which is signalled once for both.
+const PATIENCE: Duration = Duration::from_millis(5);
 /// Least and greatest payload of a frame.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 
@@ -40,12 +48,28 @@ pub(crate) struct Channel {
     /// Sub-channels that were asked for, once the answer is under way.
     subchannels: Option<u16>,
     packet: Packet,
+    /// The packet has been read, and its turn comes next.
+    held: bool,
+    /// When the thread looks for completions that wait.
+    look: Option<Instant>,
+    /// There was a visit since then.
+    visited: bool,
 }
 
 impl Channel {
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Channel {
         let (receiver, packet) = (Receiver::default(), Packet::default());
-        Channel { shared, index, receiver, answers: VecDeque::new(), subchannels: None, packet }
+        Channel {
+            shared,
+            index,
+            receiver,
+            answers: VecDeque::new(),
+            subchannels: None,
+            packet,
+            held: false,
+            look: None,
+            visited: false,
+        }
     }
 
     /// Says whether none waits any more.
@@ -66,20 +90,53 @@ impl Channel {
             if !self.send_answers(queue)? {
                 return Ok(false);
             }
-            let mut packet = std::mem::take(&mut self.packet);
-            let there = queue.read(&mut packet)?;
-            let answer = if there { self.take(&packet, queue) } else { Ok(None) };
-            if packet.completion_requested && there {
-                self.answers.push_back((packet.transaction_id, answer?.map(|reply| reply.encode())));
-            } else {
-                answer?;
-            }
-            self.packet = packet;
-            if !there {
+            if !std::mem::take(&mut self.held) && !queue.read(&mut self.packet)? {
                 return Ok(false);
             }
+            self.take_held(queue)?;
         }
         Ok(true)
+    }
+
+    /// Takes the packet that has been read.
+    fn take_held(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
+        let packet = std::mem::take(&mut self.packet);
+        let answer = self.take(&packet, queue)?;
+        if packet.completion_requested {
+            self.answers.push_back((packet.transaction_id, answer.map(|reply| reply.encode())));
+        }
+        self.packet = packet;
+        Ok(())
+    }
+
+    /// Whether the packet that has been read is quickly done.
+    fn is_quick(&self) -> bool {
+        match self.packet.kind {
+            PacketKind::Completion => true,
+            PacketKind::TransferPages { .. } => false,
+            PacketKind::Inband | PacketKind::GpaDirect => match Request::parse(self.packet.payload()) {
+                Ok(Request::Rndis(rndis)) => {
+                    let first = if rndis.section == NO_SECTION { 0 } else { rndis.section_size };
+                    rndis.channel == CHANNEL_DATA && self.packet.memory.len() + u64::from(first) <= SMALL
+                }
+                _ => false,
+            },
+        }
+    }
+
+    /// Takes the packets that are quickly done; says whether that was all.
+    fn take_quick(&mut self, queue: &mut Queue) -> Result<bool, ChannelError> {
+        for _ in 0..VISIT {
+            if !queue.read(&mut self.packet)? {
+                return Ok(true);
+            }
+            if !self.is_quick() {
+                self.held = true;
+                return Ok(false);
+            }
+            self.take_held(queue)?;
+        }
+        Ok(false)
     }
 
     fn take(&mut self, packet: &Packet, queue: &mut Queue) -> Result<Option<Reply>, ChannelError> {
@@ -278,6 +335,8 @@ impl Handler for Channel {
         if let Some(lane) = self.shared.lanes.get(self.index) {
             lane.waker.clear();
         }
+        // A guest that talks is visited again soon: then its last completion need not be looked for anew each time.
+        self.look = std::mem::take(&mut self.visited).then(|| Instant::now() + PATIENCE);
         for _ in 0..TURNS {
             let more = self.take_packets(queue)?;
             self.spread(queue)?;
@@ -292,11 +351,30 @@ impl Handler for Channel {
         Ok(())
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+    fn visit(&mut self, queue: &mut Queue) -> Result<Visit, ChannelError> {
+        if self.held || self.subchannels.is_some() || !self.receiver.hungry {
+            return Ok(Visit::Refused);
+        }
+        self.visited = true;
+        if !self.take_quick(queue)? {
+            return Ok(Visit::Rest);
+        }
+        if self.answers.len() == 1 {
+            return Ok(if self.look.is_some() { Visit::Done } else { Visit::Rest });
+        }
+        // Those for which there is no room wait for the guest's signal that there is.
+        self.send_answers(queue)?;
+        Ok(Visit::Done)
+    }
+
+    fn wait(&self, wait: &mut Wait) {
+        if let Some(time) = self.look {
+            wait.until(time);
+        }
         let Some(lane) = self.shared.lanes.get(self.index) else { return };
-        wait.readable(&lane.waker);
+        wait.readable(lane.waker.source());
         if self.receiver.hungry && lane.is_attached() {
-            wait.readable(&lane.wire);
+            wait.readable(lane.wire.clone());
         }
     }
 }

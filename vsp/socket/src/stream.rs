@@ -65,7 +65,7 @@ struct ToGuest {
 
 impl ToGuest {
     /// Moves one packet. `false`: nothing to move, or no room.
-    fn step(&mut self, stream: &mut UnixStream, queue: &mut Queue) -> Result<bool, ChannelError> {
+    fn step(&mut self, stream: &UnixStream, queue: &mut Queue) -> Result<bool, ChannelError> {
         if let Some(size) = self.held {
             let header = PipeHeader { packet_type: PIPE_DATA.into(), size: (size as u32).into() };
             let packet = OutPacket::Inband { transaction_id: self.sent, completion_requested: false };
@@ -79,6 +79,7 @@ impl ToGuest {
         if self.finished {
             return Ok(false);
         }
+        let mut stream = stream;
         match stream.read(&mut self.buffer[..]) {
             Ok(size) => {
                 (self.held, self.finished) = (Some(size), size == 0);
@@ -108,8 +109,9 @@ struct ToParent {
 }
 
 impl ToParent {
-    fn step(&mut self, stream: &mut UnixStream, queue: &mut Queue) -> Result<bool, ChannelError> {
+    fn step(&mut self, stream: &UnixStream, queue: &mut Queue) -> Result<bool, ChannelError> {
         if self.taken < self.held.len() {
+            let mut stream = stream;
             match stream.write(&self.held[self.taken..]) {
                 Ok(count) => self.taken += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
@@ -143,7 +145,7 @@ impl ToParent {
 
 /// The handler of a connection's channel.
 pub(crate) struct Stream {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     to_guest: ToGuest,
     to_parent: ToParent,
     ending: Arc<Ending>,
@@ -159,7 +161,7 @@ impl Stream {
         let to_guest = ToGuest { buffer, held: None, finished: false, told: false, sent: 0 };
         let to_parent =
             ToParent { packet: Packet::default(), held: greeting, taken: 0, finished: false, broken: false };
-        Stream { stream, to_guest, to_parent, ending, gone: None, again: false }
+        Stream { stream: Arc::new(stream), to_guest, to_parent, ending, gone: None, again: false }
     }
 
     /// Whether the parent's program has closed its socket altogether. Only asked once it has finished sending.
@@ -190,8 +192,8 @@ impl Handler for Stream {
     fn run(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
         self.again = true;
         for _ in 0..BATCH {
-            let out = self.to_parent.step(&mut self.stream, queue)?;
-            let back = self.to_guest.step(&mut self.stream, queue)?;
+            let out = self.to_parent.step(&self.stream, queue)?;
+            let back = self.to_guest.step(&self.stream, queue)?;
             if !out && !back {
                 self.again = false;
                 break;
@@ -204,15 +206,15 @@ impl Handler for Stream {
         Ok(())
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+    fn wait(&self, wait: &mut Wait) {
         if self.again {
             wait.until(Instant::now());
         }
         if self.to_parent.is_waiting() {
-            wait.writable(&self.stream);
+            wait.writable(self.stream.clone());
         }
         if self.to_guest.held.is_none() && !self.to_guest.finished {
-            wait.readable(&self.stream);
+            wait.readable(self.stream.clone());
         }
         if self.to_guest.told {
             wait.until(self.gone.unwrap_or_else(Instant::now) + GRACE);

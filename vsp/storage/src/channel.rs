@@ -473,10 +473,10 @@ impl Handler for Channel {
         Ok(())
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+    fn wait(&self, wait: &mut Wait) {
         self.engine.wait(wait);
         if self.negotiation.is_some() {
-            wait.readable(&self.shared.waker);
+            wait.readable(self.shared.waker.source());
         }
         if self.again {
             wait.until(Instant::now());

@@ -165,7 +165,7 @@ pub trait Engine: Send {
     fn drain(&mut self);
 
     /// Names what is readable while there are completions.
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>);
+    fn wait(&self, wait: &mut Wait);
 }
 
 /// Makes engines: one for each channel that is opened.

@@ -116,8 +116,8 @@ impl Engine for Pool {
         self.0.waker.clear();
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.0.waker);
+    fn wait(&self, wait: &mut Wait) {
+        wait.readable(self.0.waker.source());
     }
 }
 

@@ -119,5 +119,5 @@ impl Engine for InlineEngine {
         self.done.clear();
     }
 
-    fn wait<'a>(&'a self, _wait: &mut Wait<'a>) {}
+    fn wait(&self, _wait: &mut Wait) {}
 }

@@ -201,8 +201,8 @@ impl Handler for Channel {
         Ok(())
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
-        wait.readable(&self.shared.waker);
+    fn wait(&self, wait: &mut Wait) {
+        wait.readable(self.shared.waker.source());
     }
 }
 

@@ -14,19 +14,17 @@ use rustix::fs::{Mode, OFlags, SeekFrom};
 const DISKS: [&str; 2] = ["/dev/sda", "/dev/vda"];
 /// How long the disk may take to appear.
 const PATIENCE: Duration = Duration::from_secs(20);
-const WARMING: Duration = Duration::from_millis(500);
-const MEASURED: Duration = Duration::from_secs(2);
 /// Memory for transfers past the page cache is aligned to this.
 const ALIGNMENT: usize = 4096;
 
 /// Measures all rows.
-pub fn measure() -> Result<()> {
+pub fn measure(time: Duration) -> Result<()> {
     let disk = open()?;
     let size = rustix::fs::seek(&disk, SeekFrom::End(0)).context("The disk's size cannot be had.")?;
     for (block, name) in [(4096, "4 KiB"), (1 << 20, "1 MiB")] {
         for write in [false, true] {
             for depth in [1, 32] {
-                let (count, time) = operations(&disk, size / block as u64, block, write, depth)?;
+                let (count, time) = operations(&disk, size / block as u64, block, write, depth, time)?;
                 let what = if write { "write" } else { "read" };
                 crate::row(&format!("{what} {name} depth {depth}"), count, time.as_secs_f64());
             }
@@ -53,7 +51,14 @@ fn open() -> Result<File> {
 }
 
 /// How many operations are done in how long, by as many threads as the queue is deep.
-fn operations(disk: &File, blocks: u64, block: usize, write: bool, depth: u64) -> Result<(u64, Duration)> {
+fn operations(
+    disk: &File,
+    blocks: u64,
+    block: usize,
+    write: bool,
+    depth: u64,
+    time: Duration,
+) -> Result<(u64, Duration)> {
     let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let work = |seed| {
@@ -61,9 +66,9 @@ fn operations(disk: &File, blocks: u64, block: usize, write: bool, depth: u64) -
             move || one_after_the_other(disk, seed, blocks, block, write, count, stop)
         };
         let threads: Vec<_> = (1..=depth).map(|seed| scope.spawn(work(seed))).collect();
-        thread::sleep(WARMING);
+        thread::sleep(time / 4);
         let (before, begun) = (count.load(Relaxed), Instant::now());
-        thread::sleep(MEASURED);
+        thread::sleep(time);
         let done = (count.load(Relaxed) - before, begun.elapsed());
         stop.store(true, Relaxed);
         for thread in threads {

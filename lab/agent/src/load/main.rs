@@ -8,18 +8,30 @@
 mod disk;
 mod network;
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// How long each row is measured, after a quarter of that to warm up.
+const MEASURED: Duration = Duration::from_secs(2);
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["disk"] => disk::measure()?,
-        ["network", server] => network::measure(server)?,
+        ["disk"] => disk::measure(MEASURED)?,
+        ["disk", time] => disk::measure(milliseconds(time)?)?,
+        ["network", server] => network::measure(server, MEASURED)?,
+        ["network", server, time] => network::measure(server, milliseconds(time)?)?,
         ["network-server"] => network::serve()?,
-        _ => bail!("Give one of: disk, network ADDRESS, network-server."),
+        _ => bail!("Give one of: disk [MILLISECONDS], network ADDRESS [MILLISECONDS], network-server."),
     }
     println!("load done");
     Ok(())
+}
+
+fn milliseconds(text: &str) -> Result<Duration> {
+    let number = text.parse().with_context(|| format!("'{text}' is no number of milliseconds."))?;
+    Ok(Duration::from_millis(number))
 }
 
 /// Prints a row: `amount` in `seconds`, as an amount in a second.

@@ -9,8 +9,6 @@ use anyhow::{Context, Result};
 
 const PORT: u16 = 7000;
 const PATIENCE: Duration = Duration::from_secs(20);
-const WARMING: Duration = Duration::from_millis(500);
-const MEASURED: Duration = Duration::from_secs(2);
 const CHUNK: usize = 128 << 10;
 
 /// What a client asks of the server, by the first byte it sends.
@@ -47,17 +45,17 @@ fn answer(mut client: TcpStream) -> Result<()> {
 }
 
 /// Measures all rows.
-pub fn measure(server: &str) -> Result<()> {
+pub fn measure(server: &str, time: Duration) -> Result<()> {
     let mut chunk = vec![0; CHUNK];
     let mut out = connect(server, TAKE)?;
-    let sent = rate(|| Ok(out.write(&chunk)? as u64))?;
+    let sent = rate(time, || Ok(out.write(&chunk)? as u64))?;
     crate::row("stream to the parent", sent.0 >> 20, sent.1);
     let mut from = connect(server, GIVE)?;
-    let received = rate(|| Ok(from.read(&mut chunk)? as u64))?;
+    let received = rate(time, || Ok(from.read(&mut chunk)? as u64))?;
     crate::row("stream from the parent", received.0 >> 20, received.1);
     let mut echo = connect(server, ECHO)?;
     let mut byte = [0];
-    let answered = rate(|| {
+    let answered = rate(time, || {
         echo.write_all(&byte)?;
         echo.read_exact(&mut byte)?;
         Ok(1)
@@ -83,14 +81,14 @@ fn connect(server: &str, wish: u8) -> Result<TcpStream> {
 }
 
 /// What comes together in a time, and that time in seconds.
-fn rate(mut once: impl FnMut() -> Result<u64>) -> Result<(u64, f64)> {
+fn rate(time: Duration, mut once: impl FnMut() -> Result<u64>) -> Result<(u64, f64)> {
     let warm = Instant::now();
-    while warm.elapsed() < WARMING {
+    while warm.elapsed() < time / 4 {
         once()?;
     }
     let begun = Instant::now();
     let mut amount = 0;
-    while begun.elapsed() < MEASURED {
+    while begun.elapsed() < time {
         amount += once()?;
     }
     Ok((amount, begun.elapsed().as_secs_f64()))

@@ -1,16 +1,24 @@
 //! An open channel between its thread and everybody else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parterre_partition::Partition;
 use parterre_vmbus_server::bus::OfferId;
 use parterre_vmbus_server::state::OpenRequest;
-use parterre_vmbus_server::{ChannelPort, Gpadl, Waker};
+use parterre_vmbus_server::{ChannelError, ChannelPort, Gpadl, Handler, Queue, Waker, pump};
 use vm_memory::VolatileMemory;
 
 use super::VmBus;
 use crate::processor::log_line;
+
+/// What runs on a channel, one thread at a time.
+pub(super) struct Open {
+    pub(super) queue: Queue,
+    pub(super) handler: Box<dyn Handler>,
+    /// Why the channel is to be closed, when its own thread does not know yet.
+    pub(super) failed: Option<ChannelError>,
+}
 
 /// The shared part of a channel.
 pub(super) struct Channel {
@@ -22,6 +30,8 @@ pub(super) struct Channel {
     /// Wakes the thread.
     pub(super) waker: Waker,
     stop: AtomicBool,
+    /// There while the channel is open. Its own thread does not hold it while it waits.
+    open: Mutex<Option<Open>>,
 }
 
 impl Channel {
@@ -34,11 +44,33 @@ impl Channel {
             interrupt_page: request.interrupt_page,
             waker: Waker::new()?,
             stop: AtomicBool::new(false),
+            open: Mutex::new(None),
         })
     }
 
+    /// What runs on the channel, for its own thread.
+    pub(super) fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is quickly done at once, and wakes the channel's thread for the rest.
     pub(super) fn signalled_by_guest(&self) {
-        self.waker.wake();
+        if !self.is_done_at_once() {
+            self.waker.wake();
+        }
+    }
+
+    fn is_done_at_once(&self) -> bool {
+        // A thread that is at it, or panicked there, is better told.
+        let Ok(mut open) = self.open.try_lock() else { return false };
+        let Some(open) = open.as_mut().filter(|open| open.failed.is_none() && !self.is_stopped()) else {
+            return false;
+        };
+        let done = pump::visit(&mut open.queue, &mut *open.handler);
+        done.unwrap_or_else(|error| {
+            open.failed = Some(error);
+            false
+        })
     }
 
     pub(super) fn interrupt_page(&self) -> Option<u64> {

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   VP thread: HvCallPostMessage -> Server -> Action: post messages, start and stop channel threads
-//!   VP thread: HvCallSignalEvent -> eventfd of the channel
+//!   VP thread: HvCallSignalEvent -> Handler::visit, and for what that leaves: eventfd of the channel
 //!   channel thread: poll -> Handler::run -> HvCallSignalEventDirect
 //! ```
-//! No lock is held around a handler's run, so a handler may use the bus.
+//! No lock but the channel's own is held around a run, so a handler may use the bus.
 
 mod call;
 mod channel;

@@ -6,11 +6,11 @@ use std::time::Instant;
 use parterre_vmbus_server::pump::{Turn, turn};
 use parterre_vmbus_server::ring::RingError;
 use parterre_vmbus_server::state::OpenRequest;
-use parterre_vmbus_server::{ChannelError, Device, Handler, Queue, Wait};
+use parterre_vmbus_server::{ChannelError, Device, Queue, Wait};
 use rustix::event::{Timespec, poll};
 
 use super::VmBus;
-use super::channel::{Channel, Port};
+use super::channel::{Channel, Open, Port};
 
 /// Stack of a channel's thread.
 const STACK_SIZE: usize = 256 << 10;
@@ -66,27 +66,49 @@ fn run(
     let port = Arc::new(Port { bus: bus.clone(), channel: channel.clone() });
     let rings = request.rings.ranges.first().ok_or(RingError::Size(0))?;
     let mut queue = Queue::new(request.facts, bus.0.memory.clone(), port, rings, request.downstream_page)?;
-    let mut handler = device.open(&mut queue)?;
+    let handler = device.open(&mut queue)?;
+    *channel.open() = Some(Open { queue, handler, failed: None });
     bus.with_server(|server| server.opened(channel.number));
+    let ended = serve(channel);
+    // Nobody finds it any more when it goes.
+    let open = channel.open().take();
+    drop(open);
+    ended
+}
+
+/// Runs the handler and waits, in turns, until the channel is to end.
+fn serve(channel: &Channel) -> Result<(), ChannelError> {
     while !channel.is_stopped() {
-        if turn(&mut queue, &mut *handler)? == Turn::Wait {
-            wait(channel, &*handler)?;
+        let mut wait = Wait::default();
+        let turn = match channel.open().as_mut() {
+            Some(open) => one_turn(open, &mut wait)?,
+            None => return Ok(()),
+        };
+        if turn == Turn::Wait {
+            wait.readable(channel.waker.source());
+            sleep(&wait)?;
+            channel.waker.clear();
         }
     }
     Ok(())
 }
 
+fn one_turn(open: &mut Open, wait: &mut Wait) -> Result<Turn, ChannelError> {
+    if let Some(error) = open.failed.take() {
+        return Err(error);
+    }
+    let turn = turn(&mut open.queue, &mut *open.handler)?;
+    open.handler.wait(wait);
+    Ok(turn)
+}
+
 /// Sleeps until the guest signals, the channel is to end, or a source of the handler's is ready.
-fn wait(channel: &Channel, handler: &dyn Handler) -> Result<(), ChannelError> {
-    let mut wait = Wait::default();
-    wait.readable(&channel.waker);
-    handler.wait(&mut wait);
+fn sleep(wait: &Wait) -> Result<(), ChannelError> {
     let left = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-    match poll(wait.fds(), timeout.as_ref()) {
+    match poll(&mut wait.fds(), timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(std::io::Error::from(error).into()),
     }
-    channel.waker.clear();
     Ok(())
 }

@@ -120,9 +120,9 @@ impl Engine for RingEngine {
         self.pool.drain();
     }
 
-    fn wait<'a>(&'a self, wait: &mut Wait<'a>) {
+    fn wait(&self, wait: &mut Wait) {
         if let Some(ring) = &self.ring {
-            wait.readable(ring);
+            wait.readable(ring.source());
         }
         self.pool.wait(wait);
     }

@@ -1,0 +1,111 @@
+//! What the thread of a virtual processor does at a signal, and what it leaves to the channel's own.
+
+mod vsc;
+
+use parterre_vmbus_server::PacketKind;
+use parterre_vsp_network::Guards;
+use parterre_vsp_network::protocol::nvsp::kind;
+use parterre_vsp_network::wire::FrameHeader;
+use vsc::*;
+
+/// Puts a frame with so much payload into the send buffer and tells of it.
+fn send(vsc: &mut Vsc, transaction: u64, len: usize) {
+    let message = packet_message(&ethernet(PEER, MAC, 0x806, &vec![transaction as u8; len]), &[]);
+    vsc.guest.write(vsc.send + transaction * 6144, &message);
+    let section = [kind::SEND_RNDIS_PACKET, 0, transaction as u32, message.len() as u32];
+    vsc.channel.send(transaction, &words(&section));
+}
+
+/// Which frames went out, by their payload's first byte.
+fn sent(vsc: &Vsc) -> Vec<u8> {
+    vsc.sent().into_iter().map(|(_, frame)| frame[14]).collect()
+}
+
+fn completed(vsc: &mut Vsc) -> Vec<u64> {
+    let packets = vsc.channel.receive_all();
+    assert!(packets.iter().all(|packet| packet.kind == PacketKind::Completion));
+    packets.iter().map(|packet| packet.transaction_id).collect()
+}
+
+/// A guest that has been talking.
+fn talking() -> Vsc {
+    let mut vsc = Vsc::up(1, Guards::default());
+    send(&mut vsc, 1, 60);
+    // After a silence the thread is told, so that it looks again.
+    assert!(!vsc.channel.visit().unwrap());
+    assert_eq!(sent(&vsc), [1]);
+    vsc.run().unwrap();
+    assert_eq!(completed(&mut vsc), [1]);
+    vsc
+}
+
+#[test]
+fn small_frames_go_out_at_once_and_one_completion_waits_for_company() {
+    let mut vsc = talking();
+    send(&mut vsc, 2, 60);
+    assert!(vsc.channel.visit().unwrap());
+    assert_eq!((sent(&vsc), completed(&mut vsc)), (vec![2], Vec::new()));
+    send(&mut vsc, 3, 60);
+    assert!(vsc.channel.visit().unwrap());
+    assert_eq!((sent(&vsc), completed(&mut vsc)), (vec![3], vec![2, 3]));
+    send(&mut vsc, 4, 60);
+    assert!(vsc.channel.visit().unwrap());
+    // The thread looks after a while at the latest.
+    vsc.run().unwrap();
+    assert_eq!(completed(&mut vsc), [4]);
+}
+
+#[test]
+fn a_completion_goes_with_the_next_frame_for_the_guest() {
+    let mut vsc = talking();
+    send(&mut vsc, 2, 60);
+    assert!(vsc.channel.visit().unwrap());
+    let signals = vsc.guest.signals();
+    vsc.come(0, FrameHeader::default(), ethernet(MAC, PEER, 0x806, b"answer"));
+    vsc.run().unwrap();
+    assert_eq!(vsc.guest.signals(), signals + 1);
+    let packets = vsc.channel.receive_all();
+    assert_eq!((packets.len(), packets[0].transaction_id), (2, 2));
+    // What the guest says to that is done at once.
+    vsc.channel.complete(packets[1].transaction_id, &words(&[kind::SEND_RNDIS_PACKET_COMPLETE, 1]));
+    assert!(vsc.channel.visit().unwrap());
+    vsc.channel.complete(packets[1].transaction_id, &words(&[kind::SEND_RNDIS_PACKET_COMPLETE, 1]));
+    assert!(vsc.channel.visit().is_err(), "twice");
+}
+
+#[test]
+fn large_frames_streams_and_control_are_left_to_the_thread_in_order() {
+    let mut vsc = talking();
+    send(&mut vsc, 2, 60);
+    send(&mut vsc, 3, 3000);
+    send(&mut vsc, 4, 60);
+    assert!(!vsc.channel.visit().unwrap());
+    assert_eq!(sent(&vsc), [2]);
+    // Nothing overtakes what was left.
+    assert!(!vsc.channel.visit().unwrap());
+    assert_eq!(sent(&vsc), Vec::<u8>::new());
+    vsc.run().unwrap();
+    assert_eq!((sent(&vsc), completed(&mut vsc)), (vec![3, 4], vec![2, 3, 4]));
+    for transaction in 5..15 {
+        send(&mut vsc, transaction, 60);
+    }
+    assert!(!vsc.channel.visit().unwrap());
+    assert_eq!(sent(&vsc).len(), 4);
+    vsc.run().unwrap();
+    assert_eq!((sent(&vsc).len(), completed(&mut vsc).len()), (6, 10));
+    vsc.channel.send(77, &words(&[kind::SUBCHANNEL, 1, 0]));
+    assert!(!vsc.channel.visit().unwrap());
+    assert_eq!(completed(&mut vsc), Vec::<u64>::new());
+}
+
+#[test]
+fn what_is_malformed_costs_the_channel_in_a_visit_too() {
+    let mut vsc = talking();
+    vsc.channel.complete(4711, &[]);
+    assert!(vsc.channel.visit().is_err());
+    let mut vsc = talking();
+    // Not a message at all: the thread says what it is.
+    vsc.channel.send(5, &[1, 2]);
+    assert!(!vsc.channel.visit().unwrap());
+    assert!(vsc.run().is_err());
+}
