@@ -1,6 +1,6 @@
 //! What a guest gets of a disk and of a network: Parterre's VMBus devices beside virtio ones of KVM and QEMU. The disk is a
 //! file in the parent's memory on both sides, the network a bridge in the parent, so that what is measured is what lies
-//! between. `lab-load` is the load.
+//! between. `lab-load` is the load. Exits are counted while it runs, by the hypervisor's counters and by KVM's.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,6 +21,12 @@ const BOOT: Duration = Duration::from_secs(180);
 const LIMIT: Duration = Duration::from_secs(180);
 
 const DISK: &str = "dd if=/dev/zero of=/tmp/disk.img bs=1M count=256 2>/dev/null";
+const COUNTERS: &str = "mount -t debugfs none /sys/kernel/debug 2>/dev/null";
+/// Exits of the children so far; partition 1 is the parent.
+const OUR_EXITS: &str = "for p in /sys/kernel/debug/mshv/partition/*; do [ ${p##*/} = 1 ] || cat $p/vp/*/stats; done | \
+                         awk '/^Vp(Hypercalls|IoInstructions|HltInstructions|CpuidInstructions|MsrAccesses|\
+                         ExternalInterrupts|PageFaultIntercepts)Count / { n += $NF } END { print n + 0 }'";
+const PEERS_EXITS: &str = "cat /sys/kernel/debug/kvm/exits";
 const SERVER: &str = "(lab-load network-server &)";
 
 const OURS: &str = "parterre vm create load --memory 512M --processors 2 --kernel /lab/guest-kernel --initrd \
@@ -93,12 +99,15 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
             numbers.iter().find(|(other, _)| other == name).map(|(_, number)| *number)
         };
         let names = if below.is_empty() { &beside } else { &below };
-        rows.extend(names.iter().map(|(name, _)| Row {
-            name: format!("{}: {name}", load.name),
-            unit: (load.unit)(name),
-            ours: of(&below, name),
-            peer: of(&beside, name),
-            aim: "more",
+        rows.extend(names.iter().map(|(name, _)| {
+            let counts = name.starts_with(EXITS);
+            Row {
+                name: format!("{}: {name}", load.name),
+                unit: if counts { "exits" } else { (load.unit)(name) },
+                ours: of(&below, name),
+                peer: of(&beside, name),
+                aim: if counts { "fewer" } else { "more" },
+            }
         }));
     }
     Ok(rows)
@@ -129,15 +138,15 @@ fn add_guest(extras: &mut Extras) -> Result<()> {
 fn once(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
     let spec = BoxSpec { memory: 3072, ..BoxSpec::default() };
     let mut session = Session::start(&spec, wish, BOOT)?;
-    let (side, guest, end) = match whose {
-        Whose::Ours => (load.ours, format!("{{ {OURS} && {OUR_CONSOLE}; }}"), OUR_END),
-        Whose::Peers => (load.peer, PEER.to_owned(), PEERS_END),
+    let (side, guest, end, exits) = match whose {
+        Whose::Ours => (load.ours, format!("{{ {OURS} && {OUR_CONSOLE}; }}"), OUR_END, OUR_EXITS),
+        Whose::Peers => (load.peer, PEER.to_owned(), PEERS_END, PEERS_EXITS),
     };
     let guest = guest.replace("RUN", load.run).replace("DEVICE", side.device);
     // A pipe by name, because a shell waits for all members of a pipeline, and the guest does not end by itself.
     let script = format!(
-        "{} && {SERVER}; mkfifo /tmp/pipe; ({guest}) >/tmp/pipe 2>&1 & while read -r line; do echo \"$line\"; \
-         case $line in *'load done'*) break;; esac; done </tmp/pipe; {end}; true",
+        "{COUNTERS}; {} && {SERVER}; mkfifo /tmp/pipe; ({guest}) >/tmp/pipe 2>&1 & while read -r line; do echo \"$line\"; \
+         case $line in count*) echo exits $({exits});; *'load done'*) break;; esac; done </tmp/pipe; {end}; true",
         side.prepare
     );
     let run = progress::step(&format!("Loading a guest's {}", load.name), |_| session.shell(&script, LIMIT))?;
@@ -152,13 +161,31 @@ fn once(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
     Ok(numbers)
 }
 
-/// The load's lines `load ROW NUMBER`.
+/// How the names of rows begin that count exits.
+const EXITS: &str = "exits for each ";
+
+/// The load's lines `load ROW NUMBER`, and for each line `count ROW NUMBER` the exits from one line `exits NUMBER` to the next.
 fn numbers(output: &str) -> Vec<(String, f64)> {
-    let line = |line: &str| {
-        let (name, number) = line.trim().strip_prefix("load ")?.rsplit_once(' ')?;
-        Some((name.to_owned(), number.parse().ok()?))
+    let named = |rest: &str| {
+        let (name, number) = rest.rsplit_once(' ')?;
+        Some((name.to_owned(), number.parse::<f64>().ok()?))
     };
-    output.lines().filter_map(line).collect()
+    let (mut numbers, mut count, mut before) = (Vec::new(), None, None);
+    for line in output.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("load ") {
+            numbers.extend(named(rest));
+        } else if let Some(rest) = line.strip_prefix("count ") {
+            count = named(rest);
+        } else if let Some(exits) = line.strip_prefix("exits ").and_then(|rest| rest.parse::<f64>().ok()) {
+            let since = before.replace(exits).map(|before: f64| exits - before);
+            if let (Some((name, count)), Some(since)) = (count.take(), since)
+                && count > 0.0
+            {
+                numbers.push((format!("{EXITS}{name}"), since / count));
+            }
+        }
+    }
+    numbers
 }
 
 #[cfg(test)]
@@ -167,7 +194,10 @@ mod tests {
 
     #[test]
     fn rows_are_read() {
-        let output = "lab guest: userland\r\nload read 4 KiB depth 1 1234.5\r\nload done\r\n";
-        assert_eq!(numbers(output), [("read 4 KiB depth 1".to_owned(), 1234.5)]);
+        let output = "lab guest: userland\r\ncount begin 0\r\nexits 1000\nload read 4 KiB depth 1 1234.5\r\n\
+                      count read 4 KiB depth 1 200.0\r\nexits 1500\nload write 7\ncount write 0.0\nexits 1600\nload done\r\n";
+        let rows =
+            [("read 4 KiB depth 1", 1234.5), ("exits for each read 4 KiB depth 1", 2.5), ("write", 7.0)];
+        assert_eq!(numbers(output), rows.map(|(name, number)| (name.to_owned(), number)));
     }
 }

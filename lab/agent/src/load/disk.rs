@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
+use crate::Measured;
+
 /// The first of these that there is: a VMBus disk, a virtio one.
 const DISKS: [&str; 2] = ["/dev/sda", "/dev/vda"];
 /// How long the disk may take to appear.
@@ -21,12 +23,13 @@ const ALIGNMENT: usize = 4096;
 pub fn measure(time: Duration) -> Result<()> {
     let disk = open()?;
     let size = rustix::fs::seek(&disk, SeekFrom::End(0)).context("The disk's size cannot be had.")?;
+    crate::begin();
     for (block, name) in [(4096, "4 KiB"), (1 << 20, "1 MiB")] {
         for write in [false, true] {
             for depth in [1, 32] {
-                let (count, time) = operations(&disk, size / block as u64, block, write, depth, time)?;
+                let measured = operations(&disk, size / block as u64, block, write, depth, time)?;
                 let what = if write { "write" } else { "read" };
-                crate::row(&format!("{what} {name} depth {depth}"), count, time.as_secs_f64());
+                crate::row(&format!("{what} {name} depth {depth}"), &measured, 1.0);
             }
         }
     }
@@ -50,7 +53,7 @@ fn open() -> Result<File> {
     }
 }
 
-/// How many operations are done in how long, by as many threads as the queue is deep.
+/// How many operations are done in a time, by as many threads as the queue is deep.
 fn operations(
     disk: &File,
     blocks: u64,
@@ -58,7 +61,7 @@ fn operations(
     write: bool,
     depth: u64,
     time: Duration,
-) -> Result<(u64, Duration)> {
+) -> Result<Measured> {
     let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let work = |seed| {
@@ -69,12 +72,12 @@ fn operations(
         thread::sleep(time / 4);
         let (before, begun) = (count.load(Relaxed), Instant::now());
         thread::sleep(time);
-        let done = (count.load(Relaxed) - before, begun.elapsed());
+        let (amount, time) = (count.load(Relaxed) - before, begun.elapsed());
         stop.store(true, Relaxed);
         for thread in threads {
             thread.join().ok().context("A thread ended by itself.")?.context("The disk failed.")?;
         }
-        Ok(done)
+        Ok(Measured { amount, seconds: time.as_secs_f64(), total: count.load(Relaxed) })
     })
 }
 

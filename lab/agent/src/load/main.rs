@@ -1,7 +1,7 @@
 //! The load that `cargo lab bench` measures devices of guests by: a disk's operations in a second, and a network's.
 //!
-//! A static program, because it runs in guests that have no C library. It prints `load ROW NUMBER` for each measurement and
-//! `load done` at the end. Each operation is one of a thread's own, as many threads as the queue is deep.
+//! A static program, because it runs in guests that have no C library. It prints `load ROW NUMBER` for each measurement,
+//! `count ROW NUMBER` with all operations since the line before (`count begin 0` is the first), and `load done` at the end. Each operation is one of a thread's own, as many threads as the queue is deep.
 
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,21 @@ fn milliseconds(text: &str) -> Result<Duration> {
     Ok(Duration::from_millis(number))
 }
 
-/// Prints a row: `amount` in `seconds`, as an amount in a second.
-fn row(name: &str, amount: u64, seconds: f64) {
-    println!("load {name} {:.1}", amount as f64 / seconds);
+/// What was measured.
+struct Measured {
+    amount: u64,
+    seconds: f64,
+    /// With what was done before and after.
+    total: u64,
+}
+
+/// Prints that measuring begins.
+fn begin() {
+    println!("count begin 0");
+}
+
+/// Prints a row, as an amount in a second, in units of `unit`.
+fn row(name: &str, measured: &Measured, unit: f64) {
+    println!("load {name} {:.1}", measured.amount as f64 / unit / measured.seconds);
+    println!("count {name} {:.1}", measured.total as f64 / unit);
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::Measured;
+
 const PORT: u16 = 7000;
 const PATIENCE: Duration = Duration::from_secs(20);
 const CHUNK: usize = 128 << 10;
@@ -47,12 +49,14 @@ fn answer(mut client: TcpStream) -> Result<()> {
 /// Measures all rows.
 pub fn measure(server: &str, time: Duration) -> Result<()> {
     let mut chunk = vec![0; CHUNK];
+    const MIB: f64 = (1 << 20) as f64;
+    crate::begin();
     let mut out = connect(server, TAKE)?;
     let sent = rate(time, || Ok(out.write(&chunk)? as u64))?;
-    crate::row("stream to the parent", sent.0 >> 20, sent.1);
+    crate::row("stream to the parent", &sent, MIB);
     let mut from = connect(server, GIVE)?;
     let received = rate(time, || Ok(from.read(&mut chunk)? as u64))?;
-    crate::row("stream from the parent", received.0 >> 20, received.1);
+    crate::row("stream from the parent", &received, MIB);
     let mut echo = connect(server, ECHO)?;
     let mut byte = [0];
     let answered = rate(time, || {
@@ -60,7 +64,7 @@ pub fn measure(server: &str, time: Duration) -> Result<()> {
         echo.read_exact(&mut byte)?;
         Ok(1)
     })?;
-    crate::row("request and answer", answered.0, answered.1);
+    crate::row("request and answer", &answered, 1.0);
     Ok(())
 }
 
@@ -80,16 +84,17 @@ fn connect(server: &str, wish: u8) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// What comes together in a time, and that time in seconds.
-fn rate(time: Duration, mut once: impl FnMut() -> Result<u64>) -> Result<(u64, f64)> {
+/// What comes together in a time.
+fn rate(time: Duration, mut once: impl FnMut() -> Result<u64>) -> Result<Measured> {
     let warm = Instant::now();
+    let mut before = 0;
     while warm.elapsed() < time / 4 {
-        once()?;
+        before += once()?;
     }
     let begun = Instant::now();
     let mut amount = 0;
     while begun.elapsed() < time {
         amount += once()?;
     }
-    Ok((amount, begun.elapsed().as_secs_f64()))
+    Ok(Measured { amount, seconds: begun.elapsed().as_secs_f64(), total: before + amount })
 }

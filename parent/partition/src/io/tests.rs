@@ -37,7 +37,8 @@ fn run(ring: &mut IoRing, count: usize) -> Vec<IoCompletion> {
     let mut done = Vec::new();
     ring.submit();
     while done.len() < count {
-        let mut fds = [rustix::event::PollFd::new(&*ring, rustix::event::PollFlags::IN)];
+        let source = ring.source();
+        let mut fds = [rustix::event::PollFd::new(&source, rustix::event::PollFlags::IN)];
         let second = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
         assert_eq!(rustix::event::poll(&mut fds, Some(&second)), Ok(1), "no end of a request came");
         ring.completions(|completion| done.push(completion));
