@@ -18,6 +18,7 @@ use parterre_core::machine::{self, Exit, Interrupts, TimerInterrupt, Waited};
 
 use crate::apic::{self, Timer};
 use crate::timer::{self, Clock};
+use crate::vmx::switch;
 
 /// The hypervisor's own interrupt: its timer and its kicks. It is the highest vector, so it is taken before any other;
 /// Linux gives it to nothing but the spurious interrupt, which never shows as in service.
@@ -262,13 +263,13 @@ impl LogicalProcessor {
     /// Takes interrupts until [`HYPERVISOR_VECTOR`] has come (its handler ends the window). With `wait` the processor
     /// halts until something comes.
     fn open_interrupts(&mut self, wait: bool) {
-        // SAFETY: all vectors have handlers, which run on stacks of their own and touch `Shared` only. STI holds interrupts off for one instruction, so that none comes between it and HLT. STGI and
-        // CLGI are used where the processor has SVM on.
+        // SAFETY: all vectors have handlers, which run on stacks of their own and touch `Shared` only. STI holds interrupts off
+        // for one instruction, so that none comes between it and HLT. STGI and CLGI are used where the processor has SVM on.
         unsafe {
             match (self.global_interrupt_flag, wait) {
                 (true, true) => asm!("stgi", "sti", "hlt", "cli", "clgi"),
                 (true, false) => asm!("stgi", "sti", "nop", "nop", "cli", "clgi"),
-                (false, true) => asm!("sti", "hlt", "cli"),
+                (false, true) => switch::halt(&raw const self.shared.nmi_seen),
                 (false, false) => asm!("sti", "nop", "nop", "cli"),
             }
         }

@@ -171,6 +171,15 @@ pub unsafe fn read_word(root: u64, gpa: u64) -> Option<u64> {
     Some(unsafe { physical::pointer(address).cast::<u64>().read_volatile() })
 }
 
+/// Notes a write to `gpa` below frame `root` that the processor was kept from only so that the write is noticed; `false` if
+/// there is another reason. The processor's cached translation of the page is void after it.
+///
+/// # Safety
+/// As for [`read_word`].
+pub unsafe fn note_write(root: u64, gpa: u64) -> bool {
+    tree::note_write(root, gpa >> 12)
+}
+
 impl Slat for Space {
     /// As the trait says; a run that could not be placed for want of tables comes back through `released`.
     fn set(

@@ -13,7 +13,7 @@ pub enum SpecCtrl {
     Virtual,
 }
 
-/// How many virtual processor identifiers VMX has (Intel SDM volume 3C, 26.6.12).
+/// How many virtual processor identifiers VMX has (Intel SDM volume 3C, 25.6.12).
 const VPIDS: u32 = 1 << 16;
 
 /// Features of the processors; the same on all.

@@ -1,4 +1,4 @@
-//! The MSR bitmaps (Intel SDM volume 3C, 26.6.9): which accesses of model-specific registers exit.
+//! The MSR bitmaps (Intel SDM volume 3C, 25.6.9): which accesses of model-specific registers exit.
 
 use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
 

@@ -1,4 +1,4 @@
-//! The checks of a VM entry on the guest's state (Intel SDM volume 3C, 28.3.1), as a debugging aid: when a processor
+//! The checks of a VM entry on the guest's state (Intel SDM volume 3C, 27.3.1), as a debugging aid: when a processor
 //! refuses to enter it says only that something is wrong. Pure; not every check is here, but those that software trips over.
 
 use super::capability::{CR0_PE, CR0_PG, ENTRY_LONG_MODE};

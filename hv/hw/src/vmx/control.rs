@@ -1,5 +1,5 @@
 //! MOV to a control register that exits because it would change a bit that is not the guest's (Intel SDM volume 2B,
-//! "MOV - Move to/from Control Registers", and volume 3C, 27.1.3). Pure.
+//! "MOV - Move to/from Control Registers", and volume 3C, 26.1.3). Pure.
 
 use super::capability::{CR0_CD, CR0_NW, CR0_PE, CR0_PG};
 
@@ -52,7 +52,7 @@ pub fn with_long_mode(efer: u64, cr0: u64) -> u64 {
     efer & !EFER_LMA | if active { EFER_LMA } else { 0 }
 }
 
-/// What an exit because of a control register says (SDM table 29-3): the register written to and the general-purpose
+/// What an exit because of a control register says (SDM table 28-3): the register written to and the general-purpose
 /// register with the value, if it is a MOV to one.
 pub fn moved_to(qualification: u64) -> Option<(u8, usize)> {
     const MOV_TO: u64 = 0;

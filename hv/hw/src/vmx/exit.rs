@@ -1,4 +1,4 @@
-//! Reading an exit out of the current structure (Intel SDM volume 3C, 29.2, and volume 3D, appendix C).
+//! Reading an exit out of the current structure (Intel SDM volume 3C, 28.2, and volume 3D, appendix C).
 
 use parterre_core::machine::{Access, Exit, IoExit, gpr};
 
@@ -90,7 +90,7 @@ pub fn length(source: &impl Source) -> Option<u8> {
     (1..=15).contains(&length).then_some(length as u8)
 }
 
-/// SDM table 29-5.
+/// SDM table 28-5.
 fn io(source: &impl Source) -> IoExit {
     let info = source.read(Field::ExitQualification);
     IoExit {
@@ -103,7 +103,7 @@ fn io(source: &impl Source) -> IoExit {
     }
 }
 
-/// SDM table 29-7.
+/// SDM table 28-7.
 fn slat_fault(source: &impl Source) -> Exit {
     const WRITE: u64 = 1 << 1;
     const FETCH: u64 = 1 << 2;

@@ -173,7 +173,7 @@ impl Source for Current {
     }
 }
 
-/// Whether a VMX instruction did what it was told (Intel SDM volume 3C, 32.2).
+/// Whether a VMX instruction did what it was told (Intel SDM volume 3C, 31.2).
 fn succeeded(flags: u64) -> bool {
     const CARRY: u64 = 1 << 0;
     const ZERO: u64 = 1 << 6;

@@ -32,7 +32,7 @@ pub unsafe fn state(processor: &LogicalProcessor) -> &mut State {
     unsafe { &mut *physical::pointer(processor.vendor_area() + PAGE_SIZE as u64).cast() }
 }
 
-/// Writes this processor's state into the current structure (SDM volume 3C, 26.5). RSP is written at each entry.
+/// Writes this processor's state into the current structure (SDM volume 3C, 25.5). RSP is written at each entry.
 pub fn write(vmcs: Current) {
     let (gdt, idt, task) = tables::bases();
     let data = u64::from(tables::DATA);

@@ -1,6 +1,6 @@
-//! Intel's Virtual Machine Extensions (Intel SDM volume 3C, chapters 24 to 34).
+//! Intel's Virtual Machine Extensions (Intel SDM volume 3C, chapters 24 to 33).
 //!
-//! [`Vmx`] holds what all processors share, [`run`] runs a virtual processor. What is decided here is only how the machine
+//! [`Vmx`] holds what all processors share, [`run`] runs a virtual processor ([`entry`], [`finish`]). What is decided here is only how the machine
 //! does what [`parterre_core::machine`] asks for; policy is core's.
 //!
 //! Where things are: [`field`] and [`bitmap`] are the hardware's layouts; [`capability`] works out the control fields;
@@ -12,8 +12,10 @@ mod bitmap;
 mod capability;
 mod check;
 mod control;
+mod entry;
 mod exit;
 mod field;
+mod finish;
 mod host;
 pub(crate) mod run;
 pub(crate) mod state;
@@ -21,7 +23,7 @@ pub(crate) mod switch;
 
 use core::arch::asm;
 
-use parterre_core::memory::{Frame, entry};
+use parterre_core::memory::{Frame, entry as token};
 
 use crate::cpu::{msr, registers};
 use crate::heap::BootHeap;
@@ -131,7 +133,7 @@ impl Vmx {
         let [Some(vmcb), Some(area), Some(structure), Some(apic), ..] = frames else {
             panic!("a virtual processor was made with fewer frames than it takes; core must count them");
         };
-        let pages = [vmcb, area, structure, apic].map(entry::store);
+        let pages = [vmcb, area, structure, apic].map(token::store);
         // SAFETY: the frames were the hypervisor's, are given up here, and come back in `end_vcpu`.
         unsafe {
             pages.into_iter().for_each(|page| physical::zero(page));
@@ -176,7 +178,7 @@ impl Vmx {
                 // SAFETY: the page was the virtual processor's alone, which has just ended; it is not loaded, so no processor
                 // has the structure active.
                 unsafe { physical::zero(address / PAGE_SIZE as u64) };
-                Some(entry::take(address / PAGE_SIZE as u64))
+                Some(token::take(address / PAGE_SIZE as u64))
             });
         [vmcb, area, structure, apic, None, None, None, None]
     }

@@ -34,7 +34,7 @@ const CODE_OR_DATA: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 0;
 const GRANULARITY: u64 = 1 << 15;
 
-/// Limit and rights as an entry takes them (SDM volume 3C, 28.3.1.2): what is not present is unusable, code and data are
+/// Limit and rights as an entry takes them (SDM volume 3C, 27.3.1.2): what is not present is unusable, code and data are
 /// accessed, and the granularity fits the limit.
 pub fn encode(segment: VmcbSegment) -> (u64, u64) {
     let attributes = u64::from(segment.attributes);

@@ -1,4 +1,4 @@
-//! The world switch: into a guest by VMLAUNCH or VMRESUME and back (Intel SDM volume 3C, 28 and 29).
+//! The world switch: into a guest by VMLAUNCH or VMRESUME and back (Intel SDM volume 3C, 27 and 28).
 //!
 //! The processor switches control, segment and table registers by itself; what is left are the general-purpose registers.
 //! Nothing holds NMIs back on this vendor's processors: one that comes in hypervisor code is noted by its handler
@@ -95,6 +95,17 @@ global_asm!(
     "pop rbp",
     "pop rbx",
     "ret",
+    // RDI: the note of NMIs.
+    ".globl parterre_vmx_halt, parterre_vmx_halted",
+    ".balign 16",
+    "parterre_vmx_halt:",
+    "cmp byte ptr [rdi], 0",
+    "jne parterre_vmx_halted",
+    "sti",
+    "hlt",
+    "parterre_vmx_halted:",
+    "cli",
+    "ret",
     host_rsp = const Field::HostRsp as u32,
 );
 
@@ -104,6 +115,8 @@ unsafe extern "sysv64" {
     fn parterre_vmx_entered();
     fn parterre_vmx_abort();
     fn parterre_vmx_left();
+    fn parterre_vmx_halt(nmi: *const AtomicBool);
+    fn parterre_vmx_halted();
 }
 
 fn address(function: unsafe extern "sysv64" fn()) -> u64 {
@@ -130,11 +143,26 @@ pub fn exit_address() -> u64 {
     address(parterre_vmx_left)
 }
 
+/// Waits with interrupts on until an interrupt or an NMI comes; returns at once if `nmi` says that one has come.
+///
+/// # Safety
+/// Interrupts are off; all vectors have handlers.
+pub unsafe fn halt(nmi: *const AtomicBool) {
+    // SAFETY: the caller's promise. STI holds interrupts off for one instruction, so that none comes between it and HLT.
+    unsafe { parterre_vmx_halt(nmi) };
+}
+
 /// Where to go on after an NMI that came at `rip` in hypervisor code, if not there: between the look at the note and the
-/// entry, away from the entry.
+/// entry, or the halt, away from it.
 pub fn interrupted(rip: u64) -> Option<u64> {
-    let between = address(parterre_vmx_look)..address(parterre_vmx_entered);
-    between.contains(&rip).then(|| address(parterre_vmx_abort))
+    let halt = parterre_vmx_halt as unsafe extern "sysv64" fn(*const AtomicBool) as usize as u64;
+    let entry = address(parterre_vmx_look)..address(parterre_vmx_entered);
+    let halting = halt..address(parterre_vmx_halted);
+    match rip {
+        rip if entry.contains(&rip) => Some(address(parterre_vmx_abort)),
+        rip if halting.contains(&rip) => Some(address(parterre_vmx_halted)),
+        _ => None,
+    }
 }
 
 /// Calls the handler of NMIs for one that ended a guest's run. Its IRET ends the masking of further ones.
@@ -159,5 +187,8 @@ mod tests {
         assert_eq!(interrupted(entered - 1), Some(address(parterre_vmx_abort)));
         assert_eq!(interrupted(entered), None);
         assert_eq!(interrupted(exit_address()), None);
+        let halted = address(parterre_vmx_halted);
+        assert_eq!(interrupted(halted - 1), Some(halted));
+        assert_eq!(interrupted(halted), None);
     }
 }

@@ -77,7 +77,8 @@ fn frequencies() -> TestResult {
     need!(ACCESS_FREQUENCY_REGS);
     let (tsc, apic) = (rdmsr(msr::TSC_FREQUENCY), rdmsr(msr::APIC_FREQUENCY));
     tmk::line!("TSC {tsc} Hz, APIC timer {apic} Hz");
-    check!((100_000_000..100_000_000_000).contains(&tsc), "a TSC of {tsc} Hz");
+    // Emulated processors may be slow.
+    check!((10_000_000..100_000_000_000).contains(&tsc), "a TSC of {tsc} Hz");
     check!((1_000_000..100_000_000_000).contains(&apic), "an APIC timer of {apic} Hz");
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! The vendors' entries of second-level page tables: SVM's nested page tables (AMD APM volume 2, 15.25), which are those
-//! of ordinary long-mode paging, and VMX's EPT (Intel SDM volume 3C, 30.3.2).
+//! of ordinary long-mode paging, and VMX's EPT (Intel SDM volume 3C, 29.3.2).
 //!
 //! Software needs to know whose they are only when it makes a leaf and when it looks at accessed and dirty bits. The rest
 //! is the same: the frame, the mark of a large leaf, reading and writing in bits 0 and 1, all of bits 2:0 in an entry
 //! that points to a table. The right to execute is a cleared bit 63 there and a set bit 2 here, so software keeps a bit
 //! of its own for it.
 
-use parterre_core::machine::Access;
+use parterre_core::machine::{Access, PageState, PageStateChange};
 
 /// Whose entries they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ const WRITE: u64 = 1 << 1;
 const USER_OR_EXECUTE: u64 = 1 << 2;
 /// Software's own: the page may be executed.
 const EXECUTABLE: u64 = 1 << 56;
+/// Software's own: the page may be written to, but bit 1 is clear so that the first write is noticed.
+const PROTECTED: u64 = 1 << 57;
 const NPT_NO_EXECUTE: u64 = 1 << 63;
 const NPT_ACCESSED: u64 = 1 << 5;
 const NPT_DIRTY: u64 = 1 << 6;
@@ -35,7 +37,7 @@ const EPT_ACCESSED: u64 = 1 << 8;
 const EPT_DIRTY: u64 = 1 << 9;
 
 impl Format {
-    /// Flags of a leaf with these rights, not accessed and not dirty. Without the right to read a page is not present at
+    /// Flags of a leaf with these rights, not accessed and not dirty where the processor would say so. Without the right to read a page is not present at
     /// all: what the processor cannot express becomes less, never more.
     ///
     /// In nested page tables the memory type is write-back, and the guest's PAT and the MTRRs decide. EPT does without the
@@ -58,20 +60,50 @@ impl Format {
             Self::Ept { .. } => {
                 entry |= if execute { USER_OR_EXECUTE } else { 0 };
                 entry |= if device { 0 } else { EPT_WRITE_BACK };
+                if self == (Self::Ept { accessed_dirty: false }) {
+                    entry |= EPT_ACCESSED | EPT_DIRTY;
+                }
             }
         }
         entry
     }
 
-    /// The bit that the processor sets in a leaf when it uses it, and the one that it sets when it writes to the page; `None`
-    /// if it does neither.
-    pub fn state_bits(self) -> Option<(u64, u64)> {
-        match self {
-            Self::Npt => Some((NPT_ACCESSED, NPT_DIRTY)),
-            Self::Ept { accessed_dirty: true } => Some((EPT_ACCESSED, EPT_DIRTY)),
-            Self::Ept { accessed_dirty: false } => None,
+    /// The state of the page or pages of a leaf.
+    pub fn state(self, leaf: u64) -> PageState {
+        let (accessed, dirty) = self.state_bits();
+        PageState { accessed: leaf & accessed != 0, dirty: leaf & dirty != 0 }
+    }
+
+    /// The leaf with its state changed. Where the processor keeps no such state a page that is to be clean is protected
+    /// from writing, until [`written`] says that it was written to; and every page counts as accessed.
+    pub fn with_state(self, leaf: u64, change: PageStateChange) -> u64 {
+        let (accessed, dirty) = self.state_bits();
+        let changed = |leaf: u64, bit: u64, wanted: Option<bool>| match wanted {
+            Some(true) => leaf | bit,
+            Some(false) => leaf & !bit,
+            None => leaf,
+        };
+        let tracked = self != Self::Ept { accessed_dirty: false };
+        let leaf = if tracked { changed(leaf, accessed, change.accessed) } else { leaf };
+        match change.dirty {
+            Some(true) if !tracked => written(leaf).unwrap_or(leaf) | dirty,
+            Some(false) if !tracked && leaf & WRITE != 0 => leaf & !(WRITE | dirty) | PROTECTED,
+            wanted => changed(leaf, dirty, wanted),
         }
     }
+
+    /// The bit of a leaf that says that it was used, and the one that says that its page was written to.
+    fn state_bits(self) -> (u64, u64) {
+        match self {
+            Self::Npt => (NPT_ACCESSED, NPT_DIRTY),
+            Self::Ept { .. } => (EPT_ACCESSED, EPT_DIRTY),
+        }
+    }
+}
+
+/// The leaf after a write to a page that is protected only so that the write is noticed; `None` if it is not.
+pub fn written(leaf: u64) -> Option<u64> {
+    (leaf & PROTECTED != 0).then_some(leaf & !PROTECTED | WRITE | EPT_DIRTY)
 }
 
 /// The rights that the flags of a leaf give.
@@ -81,7 +113,7 @@ pub fn access(leaf: u64) -> Access {
         return Access::empty();
     }
     let mut access = Access::READ;
-    access.set(Access::WRITE, leaf & WRITE != 0);
+    access.set(Access::WRITE, leaf & (WRITE | PROTECTED) != 0);
     access.set(Access::EXECUTE, leaf & EXECUTABLE != 0);
     access
 }
@@ -114,5 +146,38 @@ mod tests {
             assert_eq!(format.leaf(Access::empty(), false), 0);
             assert_eq!(format.leaf(Access::WRITE | Access::EXECUTE, false), 0, "EPT would call it a mistake");
         }
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was_set() {
+        for format in FORMATS {
+            let leaf = format.leaf(Access::all(), false);
+            assert_eq!(format.state(leaf), PageState::default());
+            for (accessed, dirty) in [(true, true), (true, false), (false, true), (false, false)] {
+                let change = PageStateChange { accessed: Some(accessed), dirty: Some(dirty) };
+                let changed = format.with_state(leaf, change);
+                assert_eq!(format.state(changed), PageState { accessed, dirty });
+                assert_eq!(access(changed), Access::all());
+            }
+            assert_eq!(format.with_state(leaf, PageStateChange::default()), leaf);
+        }
+    }
+
+    #[test]
+    fn without_dirty_bits_writing_is_noticed_by_protection() {
+        let format = Format::Ept { accessed_dirty: false };
+        let leaf = format.leaf(Access::all(), false);
+        assert_eq!(format.state(leaf), PageState { accessed: true, dirty: true }, "who knows");
+        let clear = PageStateChange { accessed: Some(false), dirty: Some(false) };
+        let clean = format.with_state(leaf, clear);
+        assert_eq!(clean & WRITE, 0, "the processor may not write");
+        assert_eq!((access(clean), format.state(clean).dirty), (Access::all(), false), "the partition may");
+        let after = written(clean).expect("it was protected for this");
+        assert_eq!((after & WRITE, format.state(after).dirty), (WRITE, true));
+        assert_eq!(written(after), None);
+        let set = PageStateChange { accessed: None, dirty: Some(true) };
+        assert_eq!(format.with_state(clean, set), after);
+        let read_only = format.leaf(Access::READ, false);
+        assert_eq!(access(format.with_state(read_only, clear)), Access::READ, "no right grows");
     }
 }

@@ -9,7 +9,7 @@ use parterre_core::machine::{Access, OutOfTables, PageState, PageStateChange, Re
 use parterre_core::memory::entry as token;
 
 use super::entry::{self, EMPTY, Entry, Leaf, NO_ACCESS, Owner};
-use super::{Format, SPACE_PAGES};
+use super::{Format, SPACE_PAGES, format};
 use crate::physical;
 
 /// The level of the top table's entries.
@@ -257,31 +257,22 @@ pub fn clear(root: u64, tables: &mut dyn TableSource, released: &mut dyn FnMut(R
     }
 }
 
-/// The state of a page, and a change of it. Where the processor keeps no such state every page may have been written.
+/// The state of a page, and a change of it.
 pub fn page_state(format: Format, root: u64, page: u64, change: PageStateChange) -> PageState {
-    let Some((slot, _)) = find_slot(root, page) else { return PageState::default() };
-    if !matches!(Entry::decode(slot.load(Acquire)), Entry::Leaf(_)) {
-        return PageState::default();
-    }
-    let Some((accessed, dirty)) = format.state_bits() else {
-        return PageState { accessed: true, dirty: true };
-    };
-    let (mut set, mut clear) = (0, 0);
-    for (wanted, bit) in [(change.accessed, accessed), (change.dirty, dirty)] {
-        match wanted {
-            Some(true) => set |= bit,
-            Some(false) => clear |= bit,
-            None => {}
-        }
-    }
-    let mut before = slot.load(Acquire);
-    if clear != 0 {
-        before = slot.fetch_and(!clear, AcqRel);
-    }
-    if set != 0 {
-        before |= slot.fetch_or(set, AcqRel) & !clear;
-    }
-    PageState { accessed: before & accessed != 0, dirty: before & dirty != 0 }
+    let before = update_leaf(root, page, |leaf| Some(format.with_state(leaf, change)));
+    before.map_or(PageState::default(), |leaf| format.state(leaf))
+}
+
+/// Notes a write to a page that was protected only so that the write is noticed; `false` if it was not.
+pub fn note_write(root: u64, page: u64) -> bool {
+    update_leaf(root, page, format::written).is_some()
+}
+
+/// Changes the leaf that covers `page`, unless `change` says no; gives what it was. Processors may change it meanwhile.
+fn update_leaf(root: u64, page: u64, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+    let (slot, _) = find_slot(root, page)?;
+    let is_leaf = |entry: u64| matches!(Entry::decode(entry), Entry::Leaf(_));
+    slot.fetch_update(AcqRel, Acquire, |entry| change(entry).filter(|_| is_leaf(entry))).ok()
 }
 
 /// Splits all large leaves of memory down to single pages.
