@@ -5,6 +5,7 @@ mod boot;
 mod crash;
 mod disk;
 mod integration;
+mod intel;
 mod isolation;
 mod memory;
 mod network;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Case> {
         balloon::CASES,
         screen::CASES,
         boot::CASES,
+        intel::CASES,
         crash::CASES,
     ]
     .concat()

@@ -24,14 +24,16 @@ pub const CASES: &[Case] = &[
     Case { name: "parent::reboots", setting: FOUR, check: Check::Own(reboots) },
 ];
 
-fn is_root(session: &mut Session) -> Result<()> {
+/// Linux says that it runs as root partition, with two processors.
+pub fn is_root(session: &mut Session) -> Result<()> {
     succeed(session, "dmesg | grep 'Hyper-V: running as root partition'")?;
     let online = succeed(session, "nproc")?;
     ensure!(online.trim() == "2", "{} processors are online, not 2.", online.trim());
     Ok(())
 }
 
-fn has_mshv(session: &mut Session) -> Result<()> {
+/// The driver for children is there, with the root scheduler.
+pub fn has_mshv(session: &mut Session) -> Result<()> {
     succeed(session, "test -c /dev/mshv")?;
     succeed(session, "dmesg | grep -i 'root scheduler'").map(drop)
 }
