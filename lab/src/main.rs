@@ -70,7 +70,9 @@ fn set_up(refresh: bool) -> Result<ExitCode> {
         bundle::refresh()?;
         kernel::refresh()?;
     }
-    boxes::emulator(boxes::Vendor::Amd)?;
+    for vendor in [boxes::Vendor::Amd, boxes::Vendor::Intel] {
+        boxes::emulator(vendor)?;
+    }
     let kernel = kernel::parent()?;
     rootfs::base()?;
     for kernel in ["oldest", "newest"] {
