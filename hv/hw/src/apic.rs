@@ -128,6 +128,12 @@ pub fn other_requested(vector: u8) -> bool {
     })
 }
 
+/// Whether any interrupt waits for this processor.
+pub fn any_requested() -> bool {
+    // SAFETY: x2APIC mode is on; these are the eight request registers, reading has no effect.
+    (0..8).any(|index| unsafe { msr::read(MSR_REQUEST + index) } != 0)
+}
+
 /// Sends this processor an interrupt.
 pub fn send_self(vector: u8) {
     // SAFETY: x2APIC mode is on. Interrupts reach the hypervisor's handlers or a partition's, never memory.

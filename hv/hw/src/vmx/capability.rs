@@ -33,6 +33,8 @@ pub mod pin {
     pub const INTERRUPTS: u32 = 1 << 0;
     /// NMIs exit.
     pub const NMIS: u32 = 1 << 3;
+    /// A timer ends the run, if nothing else has.
+    pub const PREEMPTION_TIMER: u32 = 1 << 6;
     /// The masking of NMIs is the guest's own.
     pub const VIRTUAL_NMIS: u32 = 1 << 5;
 }
@@ -185,6 +187,7 @@ pub const CR4_SMXE: u64 = 1 << 14;
 /// What is wanted of the controls of a kind of partition: what must be, and what is taken if it is there.
 struct Wanted {
     pin: u32,
+    pin_optional: u32,
     primary: u32,
     secondary: u32,
     secondary_optional: u32,
@@ -193,6 +196,7 @@ struct Wanted {
 /// What both kinds of partition need.
 const COMMON: Wanted = Wanted {
     pin: pin::NMIS | pin::VIRTUAL_NMIS,
+    pin_optional: 0,
     primary: primary::MSR_BITMAPS | primary::SECONDARY,
     secondary: secondary::EPT | secondary::UNRESTRICTED_GUEST,
     secondary_optional: secondary::VPID | secondary::RDTSCP | secondary::INVPCID,
@@ -207,6 +211,7 @@ const PARENT: Wanted = Wanted {
 /// Children have no physical devices and do not own the processor.
 const CHILD: Wanted = Wanted {
     pin: COMMON.pin | pin::INTERRUPTS,
+    pin_optional: pin::PREEMPTION_TIMER,
     primary: COMMON.primary
         | primary::TSC_OFFSETTING
         | primary::HLT
@@ -229,7 +234,7 @@ impl Wanted {
         entry: u64,
     ) -> Result<Controls, Missing> {
         Ok(Controls {
-            pin: adjust(self.pin, 0, pin, "virtual NMIs")?,
+            pin: adjust(self.pin, self.pin_optional, pin, "virtual NMIs")?,
             primary: adjust(self.primary, 0, primary, "a primary control that Parterre needs")?,
             secondary: adjust(
                 self.secondary,
@@ -284,7 +289,7 @@ mod tests {
         let capabilities = read(&haswell()).expect("all there");
         assert_eq!(capabilities.revision, 0x12);
         assert_eq!(capabilities.parent.pin, 0x16 | 1 << 3 | 1 << 5);
-        assert_eq!(capabilities.child.pin, 0x16 | 1 | 1 << 3 | 1 << 5);
+        assert_eq!(capabilities.child.pin, 0x16 | 1 | 1 << 3 | 1 << 5 | 1 << 6);
         assert_eq!(capabilities.parent.primary, 0x0400_6172 | 1 << 28 | 1 << 31);
         assert_eq!(capabilities.child.primary & primary::HLT, primary::HLT);
         assert_eq!(capabilities.parent.secondary & secondary::XSAVES, 0, "not there, and not needed");

@@ -35,6 +35,7 @@ pub mod reason {
     pub const TPR_BELOW_THRESHOLD: u32 = 43;
     pub const EPT_VIOLATION: u32 = 48;
     pub const INVEPT: u32 = 50;
+    pub const PREEMPTION_TIMER: u32 = 52;
     pub const INVVPID: u32 = 53;
     pub const WBINVD: u32 = 54;
     pub const XSETBV: u32 = 55;

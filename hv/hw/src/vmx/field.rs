@@ -90,6 +90,7 @@ fields! {
     GuestInterruptibility = 0x4824,
     GuestActivity = 0x4826,
     GuestSysenterCs = 0x482a,
+    PreemptionTimer = 0x482e,
     HostSysenterCs = 0x4c00,
     Cr0Mask = 0x6000,
     Cr4Mask = 0x6002,

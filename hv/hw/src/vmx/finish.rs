@@ -12,6 +12,7 @@ use super::run::{
     BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, CR0_OWNED, EFER_SVME, NMIS_MASKED, TASK_PRIORITY, Written,
 };
 use super::{check, state, switch};
+use crate::apic;
 use crate::paging::slat;
 use crate::processor::LogicalProcessor;
 use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW, V_TPR};
@@ -58,6 +59,7 @@ impl Vcpu {
                 self.request_interrupt_window(None);
                 Some(Exit::InterruptWindow)
             }
+            reason::PREEMPTION_TIMER => apic::any_requested().then_some(Exit::Interrupt),
             reason::NMI_WINDOW => {
                 self.nmi_window = false;
                 Some(Exit::NmiWindow)

@@ -4,7 +4,7 @@
 use parterre_core::machine::{Exit, Processor};
 
 use super::capability::{
-    CR0_CD, CR0_NE, CR0_NW, CR4_SMXE, CR4_VMXE, Capabilities, Controls, primary, secondary,
+    CR0_CD, CR0_NE, CR0_NW, CR4_SMXE, CR4_VMXE, Capabilities, Controls, pin, primary, secondary,
 };
 use super::field::{self, Current, Field, Source};
 use super::{check, host, state, switch};
@@ -25,6 +25,9 @@ pub(super) const CR0_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD;
 const CR4_OWNED_PARENT: u64 = CR4_VMXE | CR4_SMXE;
 /// Bits of CR4 whose changes exit, for children: all that they are not told of.
 const CR4_OWNED_CHILD: u64 = !0x77_0fff;
+/// How long a child runs at most, in ticks of the preemption timer: milliseconds. A physical interrupt ends its run before
+/// that, but in Bochs not if the guest was entered with its interrupts off.
+const LONGEST_RUN: u64 = 1 << 21;
 /// Where the task priority is in the virtual APIC page.
 pub(super) const TASK_PRIORITY: usize = 0x80;
 /// Set in the code of [`Exit::Failed`] if the processor refused the instruction itself.
@@ -128,6 +131,9 @@ impl Own {
         if primary & primary::TPR_SHADOW != 0 {
             vmcs.write(Field::VirtualApicPage, self.apic_page.address());
             vmcs.write(Field::TprThreshold, 0);
+        }
+        if pin & pin::PREEMPTION_TIMER != 0 {
+            vmcs.write(Field::PreemptionTimer, LONGEST_RUN);
         }
         if secondary & secondary::XSAVES != 0 {
             vmcs.write(Field::XssExitingBitmap, 0);
