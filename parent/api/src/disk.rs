@@ -82,8 +82,9 @@ pub struct DiskSettings {
     pub controller: u8,
     /// Place at the controller.
     pub lun: u8,
-    /// Absolute path of the file or block device.
-    pub file: PathBuf,
+    /// Absolute path of the file or block device; only a DVD drive can be without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// Format of the file.
     #[serde(default)]
     pub format: DiskFormat,
@@ -105,8 +106,9 @@ pub struct DiskSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DiskRequest {
-    /// Absolute path of the file or block device.
-    pub file: PathBuf,
+    /// Absolute path of the file or block device; only a DVD drive can be without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
     /// Number of the controller; 0 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<u8>,
@@ -131,6 +133,11 @@ pub struct DiskRequest {
 }
 
 impl DiskSettings {
+    /// Its file for people to read.
+    pub fn file_name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "-".into(), |file| file.display().to_string())
+    }
+
     /// Whether the guest cannot write.
     pub fn is_read_only(&self) -> bool {
         self.read_only || self.dvd
@@ -160,8 +167,12 @@ impl DiskSettings {
                 MAX_LUNS - 1
             ));
         }
-        if !self.file.is_absolute() {
-            return Err(format!("'{}' is not an absolute path", self.file.display()));
+        match &self.file {
+            Some(file) if !file.is_absolute() => {
+                return Err(format!("'{}' is not an absolute path", file.display()));
+            }
+            None if !self.dvd => return Err("a disk needs a file; only a DVD drive can be empty".into()),
+            _ => {}
         }
         if let Some(serial) = &self.serial {
             let good = |c: char| c.is_ascii_graphic() || c == ' ';
@@ -189,14 +200,17 @@ pub fn check_disks(disks: &[DiskSettings]) -> Result<(), String> {
                     "place {} of controller {} is taken by {}; choose another",
                     disk.lun,
                     disk.controller,
-                    other.file.display()
+                    other.file_name()
                 ));
             }
             if disk.id == other.id {
                 return Err(format!("two disks have the id {}", disk.id));
             }
-            if disk.file == other.file && !(disk.is_read_only() && other.is_read_only()) {
-                return Err(format!("{} is a disk of this virtual machine already", disk.file.display()));
+            if disk.file.is_some()
+                && disk.file == other.file
+                && !(disk.is_read_only() && other.is_read_only())
+            {
+                return Err(format!("{} is a disk of this virtual machine already", disk.file_name()));
             }
         }
     }
@@ -249,7 +263,7 @@ mod tests {
             id: Uuid::from_u128(lun.into()),
             controller: 0,
             lun,
-            file: format!("/d{lun}").into(),
+            file: Some(format!("/d{lun}").into()),
             format: DiskFormat::Raw,
             read_only: false,
             dvd: false,
@@ -262,15 +276,16 @@ mod tests {
     fn good_disks_pass_and_bad_ones_say_why() {
         assert_eq!(check_disks(&[disk(0), disk(63)]), Ok(()));
         type Change = fn(&mut DiskSettings);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
             (|d| d.lun = 64, "no place 64"),
             (|d| d.controller = 4, "no controller 4"),
-            (|d| d.file = "relative".into(), "absolute"),
+            (|d| d.file = Some("relative".into()), "absolute"),
+            (|d| d.file = None, "DVD drive"),
             (|d| d.serial = Some(" ".into()), "serial"),
             (|d| d.serial = Some("x".repeat(33)), "serial"),
             (|d| d.lun = 0, "taken by /d0"),
             (|d| d.id = Uuid::from_u128(0), "the id"),
-            (|d| d.file = "/d0".into(), "already"),
+            (|d| d.file = Some("/d0".into()), "already"),
         ];
         for (change, word) in changes {
             let mut changed = disk(1);
@@ -278,8 +293,10 @@ mod tests {
             let error = check_disks(&[disk(0), changed]).unwrap_err();
             assert!(error.contains(word), "{error}");
         }
-        let shared = |lun| DiskSettings { read_only: true, file: "/iso".into(), ..disk(lun) };
+        let shared = |lun| DiskSettings { read_only: true, file: Some("/iso".into()), ..disk(lun) };
         assert_eq!(check_disks(&[shared(0), shared(1)]), Ok(()));
+        let empty = |lun| DiskSettings { dvd: true, file: None, ..disk(lun) };
+        assert_eq!(check_disks(&[empty(0), empty(1)]), Ok(()));
     }
 
     #[test]

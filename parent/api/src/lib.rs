@@ -25,8 +25,11 @@
 //! | `GET /v1/vms/{name}/disks` | | list of [`DiskSettings`] |
 //! | `POST /v1/vms/{name}/disks` | [`DiskRequest`] | [`DiskSettings`] |
 //! | `DELETE /v1/vms/{name}/disks/{controller}/{lun}` | | nothing |
+//! | `PUT /v1/vms/{name}/disks/{controller}/{lun}/medium` | [`MediumRequest`] | [`DiskSettings`] |
+//! | `PUT /v1/vms/{name}/disks/{controller}/{lun}/size` | [`ResizeRequest`] | [`DiskSize`], once the guest has been told |
 //! | `POST /v1/vms/{name}/network` | [`AdapterRequest`] | [`Vm`] |
 //! | `DELETE /v1/vms/{name}/network/{mac}` | | nothing |
+//! | `PUT /v1/vms/{name}/network/{mac}/link` | [`LinkRequest`] | [`Vm`] |
 //! | `GET /v1/switches` | | list of [`Switch`] |
 //! | `POST /v1/switches` | [`SwitchSettings`] | [`Switch`] |
 //! | `GET /v1/switches/{name}` | | [`Switch`] |
@@ -40,6 +43,7 @@ mod disk;
 pub mod guest;
 pub mod hotplug;
 mod integration;
+mod medium;
 mod memory;
 mod network;
 mod paths;
@@ -54,10 +58,11 @@ pub use integration::{
     IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState, ServiceStatus,
     check_item,
 };
+pub use medium::{DiskSize, MAX_DISK_SIZE, MediumRequest, ResizeRequest};
 pub use memory::{MIN_ASSIGNED, MemoryRequest, MemoryStatus};
 pub use network::{
-    AdapterOptions, AdapterRequest, AddressLease, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch,
-    SwitchKind, SwitchSettings, parse_prefix,
+    AdapterOptions, AdapterRequest, AddressLease, LinkRequest, MAX_NETWORK_ADAPTERS, MacAddress,
+    NetworkAdapter, Switch, SwitchKind, SwitchSettings, parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};

@@ -80,6 +80,17 @@ pub struct AdapterOptions {
     /// It reaches no other isolated adapter of its switch.
     #[serde(default)]
     pub isolated: bool,
+    /// Its cable is out: the guest sees the adapter without a link.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub link_down: bool,
+}
+
+/// Whether an adapter's cable is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkRequest {
+    /// It is in.
+    pub up: bool,
 }
 
 /// A network adapter of a virtual machine.

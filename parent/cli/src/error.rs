@@ -58,6 +58,18 @@ pub enum Error {
         /// The limit.
         seconds: u32,
     },
+    /// There is no DVD drive.
+    #[error("controller {controller} has no DVD drive; add one: `parterre vm disk add NAME --dvd`")]
+    NoDrive {
+        /// The controller.
+        controller: u8,
+    },
+    /// It is not clear which DVD drive is meant.
+    #[error("controller {controller} has more than one DVD drive; say which with --lun")]
+    ManyDrives {
+        /// The controller.
+        controller: u8,
+    },
     /// The terminal or the standard streams.
     #[error("cannot use the terminal: {0}")]
     Terminal(#[from] std::io::Error),
@@ -75,7 +87,8 @@ impl Error {
                 ErrorCode::Failed => 1,
             },
             Error::Unreachable { .. } | Error::NotAllowed { .. } => 5,
-            Error::NoConsole(_) | Error::NoGuest(_) => 4,
+            Error::NoConsole(_) | Error::NoGuest(_) | Error::NoDrive { .. } => 4,
+            Error::ManyDrives { .. } => 2,
             Error::NoItem(_) => 3,
             _ => 1,
         })

@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use parterre_api::{
-    AdapterOptions, AdapterRequest, MacAddress, NetworkAdapter, Switch, SwitchKind, SwitchSettings, Vm,
+    AdapterOptions, AdapterRequest, LinkRequest, MacAddress, NetworkAdapter, Switch, SwitchKind,
+    SwitchSettings, Vm,
 };
 
 use crate::client::{Client, escape, vm_path};
@@ -64,20 +65,39 @@ pub struct CreateSwitch {
 /// Commands about the network adapters of a virtual machine.
 #[derive(Subcommand)]
 pub enum NetworkCommand {
-    /// Give a virtual machine that is off a network adapter.
+    /// Give a virtual machine a network adapter; a guest that runs has it at once.
     Add(AddAdapter),
-    /// Take a network adapter from a virtual machine that is off.
+    /// Take a network adapter from a virtual machine, also while its guest runs.
     Remove {
         /// Name or id of the virtual machine.
         name: String,
         /// The adapter's Ethernet address.
         mac: MacAddress,
     },
+    /// Put an adapter's cable in, or take it out: the guest sees the link come and go.
+    Link {
+        /// Name or id of the virtual machine.
+        name: String,
+        /// The adapter's Ethernet address.
+        mac: MacAddress,
+        /// In or out.
+        #[arg(value_enum)]
+        state: Link,
+    },
     /// List the network adapters of a virtual machine.
     List {
         /// Name or id of the virtual machine.
         name: String,
     },
+}
+
+/// Whether a cable is in.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Link {
+    /// In.
+    Up,
+    /// Out.
+    Down,
 }
 
 /// What a new adapter is to be.
@@ -237,6 +257,15 @@ pub async fn run_network(client: &Client, command: NetworkCommand, json: bool) -
             }
             print_bytes(format!("{name}: network adapter {mac} removed\n").as_bytes())
         }
+        NetworkCommand::Link { name, mac, state } => {
+            let path = format!("{}/network/{mac}/link", vm_path(&name));
+            let vm: Vm = client.put(&path, &LinkRequest { up: state == Link::Up }).await?;
+            if json {
+                return print_json(&vm);
+            }
+            let word = if state == Link::Up { "up" } else { "down" };
+            print_bytes(format!("{name}: the link of network adapter {mac} is {word}\n").as_bytes())
+        }
         NetworkCommand::List { name } => {
             let vm: Vm = client.get(&vm_path(&name)).await?;
             let adapters = vm.settings.network_adapters;
@@ -247,7 +276,8 @@ pub async fn run_network(client: &Client, command: NetworkCommand, json: bool) -
 
 fn request(add: AddAdapter) -> AdapterRequest {
     let AddAdapter { switch, mac, vlan, mac_spoofing, dhcp_guard, router_guard, isolated, .. } = add;
-    let options = AdapterOptions { vlan, mac_spoofing, dhcp_guard, router_guard, isolated };
+    let link_down = false;
+    let options = AdapterOptions { vlan, mac_spoofing, dhcp_guard, router_guard, isolated, link_down };
     AdapterRequest { switch, mac, options }
 }
 
@@ -258,6 +288,7 @@ pub fn words(options: &AdapterOptions) -> String {
         (options.dhcp_guard, "dhcp guard"),
         (options.router_guard, "router guard"),
         (options.isolated, "isolated"),
+        (options.link_down, "link down"),
     ];
     let words: Vec<&str> = named.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
     if words.is_empty() { "-".into() } else { words.join(", ") }

@@ -137,6 +137,35 @@ fn services_and_items_are_kept_while_a_machine_is_off() {
 }
 
 #[test]
+fn drives_are_filled_and_emptied_while_a_machine_is_off() {
+    let service = Service::start();
+    service.create("web", &[]);
+    let (code, words) = service.fails(&["vm", "disk", "eject", "web"]);
+    assert!(code == 4 && words.contains("no DVD drive"), "{words}");
+    let text = service.ok(&["vm", "disk", "add", "web", "--dvd"]);
+    assert_eq!(text, "web: an empty drive added at place 0 of controller 0\n");
+    let disc = service.directory.path().join("disc.iso");
+    std::fs::write(&disc, [0; 4096]).unwrap();
+    let disc = disc.to_str().unwrap();
+    let text = service.ok(&["vm", "disk", "insert", "web", disc]);
+    assert_eq!(text, "web: DIR/disc.iso is in the drive at place 0\n");
+    assert!(service.ok(&["vm", "disk", "list", "web"]).contains("disc.iso"));
+    assert_eq!(service.ok(&["vm", "disk", "eject", "web"]), "web: the drive at place 0 is empty\n");
+    assert!(!service.ok(&["vm", "disk", "list", "web"]).contains("disc.iso"));
+    let (code, words) = service.fails(&["vm", "disk", "resize", "web", "1G", "--lun", "0"]);
+    assert!(code == 1 && words.contains("read-only"), "{words}");
+    let (code, words) = service.fails(&["vm", "disk", "resize", "web", "1G", "--lun", "5"]);
+    assert!(code == 4 && words.contains("no disk at place 5"), "{words}");
+    let (code, words) = service.fails(&["vm", "disk", "resize", "web", "1000", "--lun", "0"]);
+    assert!(code == 2 && words.contains("multiple of 512"), "{words}");
+    service.ok(&["vm", "disk", "add", "web", "--dvd"]);
+    let (code, words) = service.fails(&["vm", "disk", "eject", "web"]);
+    assert!(code == 2 && words.contains("--lun"), "{words}");
+    let (code, words) = service.fails(&["vm", "disk", "add", "web"]);
+    assert!(code == 2 && words.contains("FILE"), "{words}");
+}
+
+#[test]
 fn failures_have_words_and_codes() {
     let service = Service::start();
     service.create("web", &[]);

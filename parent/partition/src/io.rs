@@ -7,6 +7,7 @@
 //!
 //! It knows no disks and no formats; `vsp/storage` stands above it.
 
+mod discard;
 mod open;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::memory::{GuestMemory, Regions};
 
+pub use discard::{discard_blocks, takes_discards};
 pub use open::{DiskDescriptors, open_disk};
 
 /// Operations that a ring takes.

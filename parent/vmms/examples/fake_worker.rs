@@ -2,9 +2,10 @@
 //! its virtual machine says how it behaves.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
 use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
 use parterre_api::{OffReason, WorkerPaths};
 
@@ -32,9 +33,25 @@ fn main() {
     let paths = WorkerPaths::new(spec.directory.clone());
     let control = UnixListener::bind(paths.control()).unwrap();
     let _console = UnixListener::bind(paths.console()).unwrap();
+    let devices = UnixListener::bind(paths.devices()).unwrap();
+    std::thread::spawn(move || devices.incoming().flatten().for_each(plug));
     print!("{}", line(&spec, starting));
     std::io::stdout().flush().unwrap();
     serve(&spec, &control, &behaviour);
+}
+
+/// Answers a request about devices. A drive at place 9 is locked, and a disk has the size that is wanted.
+fn plug(mut stream: UnixStream) {
+    let mut request = String::new();
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
+    let answer = match serde_json::from_str(&request).unwrap() {
+        DeviceRequest::ChangeMedium { disk, force: false } if disk.lun == 9 => {
+            DeviceAnswer::Failed { message: "the guest has locked the drive".into() }
+        }
+        DeviceRequest::ResizeDisk { size, .. } => DeviceAnswer::Resized { size: size.unwrap_or(4096) },
+        _ => DeviceAnswer::Done,
+    };
+    let _ = stream.write_all((serde_json::to_string(&answer).unwrap() + "\n").as_bytes());
 }
 
 /// Serves one connection after the other; a service may come back.

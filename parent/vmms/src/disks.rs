@@ -1,24 +1,22 @@
 //! Disks of virtual machines: added and removed, also while the guest runs.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
-use parterre_api::{DiskRequest, DiskSettings, MAX_LUNS, Vm, VmState, settle_format};
+use parterre_api::{
+    DiskFormat, DiskRequest, DiskSettings, DiskSize, MAX_LUNS, MediumRequest, ResizeRequest, Vm,
+    settle_format,
+};
 use parterre_partition::io::open_disk;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use uuid::Uuid;
 
+use crate::devices::tell;
 use crate::manager::blocking;
 use crate::{Error, Manager, Result};
-
-/// How long a worker has to put a disk in.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Manager {
     /// The disks of a virtual machine.
@@ -36,7 +34,8 @@ impl Manager {
         let socket = self.device_socket(&vm)?;
         if let Some(socket) = socket.clone() {
             let disk = disk.clone();
-            blocking(move || plug(&socket, disk)).await?;
+            let request = DeviceRequest::AddDisk { disk: disk.clone() };
+            blocking(move || plug(&socket, &disk, &request)).await?;
         }
         let added = disk.clone();
         let changed = self.change_settings(name, move |settings| {
@@ -57,30 +56,87 @@ impl Manager {
     /// Removes a disk. Its file stays.
     pub async fn remove_disk(&self, name: &str, controller: u8, lun: u8) -> Result<()> {
         let vm = self.show(name)?;
+        disk_at(&vm, controller, lun)?;
         let is_it = move |disk: &DiskSettings| (disk.controller, disk.lun) == (controller, lun);
-        if !vm.settings.disks.iter().any(is_it) {
-            return Err(Error::Conflict(format!(
-                "virtual machine '{name}' has no disk at place {lun} of controller {controller}; \
-                 `parterre vm disk list {name}` shows those that it has"
-            )));
-        }
         if let Some(socket) = self.device_socket(&vm)? {
             blocking(move || tell(&socket, &DeviceRequest::RemoveDisk { controller, lun }, &[])).await?;
         }
         self.change_settings(name, move |settings| settings.disks.retain(|disk| !is_it(disk))).await.map(drop)
     }
 
-    /// Where the worker takes devices; `None` if the virtual machine is off.
-    fn device_socket(&self, vm: &Vm) -> Result<Option<PathBuf>> {
-        match vm.status {
-            VmState::Off(_) => Ok(None),
-            VmState::Running { .. } => Ok(Some(self.paths().worker(vm.id).devices())),
-            _ => Err(Error::Conflict(format!(
-                "virtual machine '{}' is {}; wait until it runs or is off",
-                vm.settings.name,
-                vm.status.word().to_lowercase()
-            ))),
+    /// Puts another disc into a DVD drive, or takes it out. When this returns, the definition on the disk says so, and a guest that
+    /// runs finds it.
+    pub async fn change_medium(
+        &self,
+        name: &str,
+        (controller, lun): (u8, u8),
+        request: MediumRequest,
+    ) -> Result<DiskSettings> {
+        let vm = self.show(name)?;
+        let before = disk_at(&vm, controller, lun)?;
+        if !before.dvd {
+            return Err(Error::Conflict(format!(
+                "the disk at place {lun} of controller {controller} of '{name}' is no DVD drive; remove it and add another"
+            )));
         }
+        let MediumRequest { file, format, force } = request;
+        let format = format_of(file.clone(), format).await?;
+        let disk = DiskSettings { file, format, ..before.clone() };
+        let mut disks = vm.settings.disks.clone();
+        disks.retain(|disk| disk.id != before.id);
+        disks.push(disk.clone());
+        parterre_api::check_disks(&disks).map_err(Error::Conflict)?;
+        let socket = self.device_socket(&vm)?;
+        if let Some(socket) = socket.clone() {
+            put(&socket, &disk, force).await?;
+        }
+        let after = disk.clone();
+        let changed = self.change_settings(name, move |settings| {
+            settings
+                .disks
+                .iter_mut()
+                .filter(|disk| disk.id == after.id)
+                .for_each(|disk| *disk = after.clone());
+        });
+        if let Err(error) = changed.await {
+            if let Some(socket) = socket {
+                let _ = put(&socket, &before, true).await;
+            }
+            return Err(error);
+        }
+        Ok(disk)
+    }
+
+    /// Grows a disk, or takes notice that it has grown; a guest that runs is told. Gives its size.
+    pub async fn resize_disk(
+        &self,
+        name: &str,
+        (controller, lun): (u8, u8),
+        request: ResizeRequest,
+    ) -> Result<DiskSize> {
+        request.check().map_err(Error::BadRequest)?;
+        let vm = self.show(name)?;
+        let disk = disk_at(&vm, controller, lun)?;
+        let size = request.size;
+        let size = match (self.device_socket(&vm)?, size) {
+            (Some(socket), size) => {
+                let request = DeviceRequest::ResizeDisk { controller, lun, size };
+                match blocking(move || tell(&socket, &request, &[])).await? {
+                    DeviceAnswer::Resized { size } => size,
+                    _ => return Err(Error::Failed("the worker does not say how large the disk is".into())),
+                }
+            }
+            (None, Some(size)) => {
+                let worker = self.worker_program().to_owned();
+                blocking(move || grow(&worker, &disk, size)).await?
+            }
+            (None, None) => {
+                return Err(Error::Conflict(format!(
+                    "virtual machine '{name}' is off and finds the disk's size when it starts; give a size to grow the disk now"
+                )));
+            }
+        };
+        Ok(DiskSize { size })
     }
 }
 
@@ -97,19 +153,37 @@ async fn settle(vm: &Vm, request: DiskRequest) -> Result<DiskSettings> {
             ))
         })?,
     };
-    let (file, wanted) = (request.file.clone(), request.format);
-    let format = blocking(move || {
-        let first = first_bytes(&file).map_err(|error| {
-            Error::BadRequest(format!("cannot use {} as a disk: {error}", file.display()))
-        })?;
-        settle_format(&file, wanted, &first).map_err(Error::BadRequest)
-    })
-    .await?;
+    let format = format_of(request.file.clone(), request.format).await?;
     let DiskRequest { file, read_only, dvd, serial, cache, .. } = request;
     let disk =
         DiskSettings { id: Uuid::new_v4(), controller, lun, file, format, read_only, dvd, serial, cache };
     disk.check().map_err(Error::BadRequest)?;
     Ok(disk)
+}
+
+/// The disk at a place.
+fn disk_at(vm: &Vm, controller: u8, lun: u8) -> Result<DiskSettings> {
+    let mut disks = vm.settings.disks.iter();
+    let disk = disks.find(|disk| (disk.controller, disk.lun) == (controller, lun));
+    disk.cloned().ok_or_else(|| {
+        let name = &vm.settings.name;
+        Error::Conflict(format!(
+            "virtual machine '{name}' has no disk at place {lun} of controller {controller}; \
+             `parterre vm disk list {name}` shows those that it has"
+        ))
+    })
+}
+
+/// The format of a file that is about to become a disk; an empty drive has none.
+async fn format_of(file: Option<PathBuf>, wanted: Option<DiskFormat>) -> Result<DiskFormat> {
+    let Some(file) = file else { return Ok(DiskFormat::default()) };
+    blocking(move || {
+        let first = first_bytes(&file).map_err(|error| {
+            Error::BadRequest(format!("cannot use {} as a disk: {error}", file.display()))
+        })?;
+        settle_format(&file, wanted, &first).map_err(Error::BadRequest)
+    })
+    .await
 }
 
 /// What a file begins with.
@@ -124,37 +198,37 @@ fn first_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(first)
 }
 
-/// Opens a disk's file and hands it to a worker.
-fn plug(socket: &Path, disk: DiskSettings) -> Result<()> {
-    let open = open_disk(&disk.file, disk.is_read_only(), disk.bypasses_cache()).map_err(Error::Conflict)?;
-    let files: Vec<&File> = [Some(&open.cached), open.direct.as_ref()].into_iter().flatten().collect();
-    tell(socket, &DeviceRequest::AddDisk { disk }, &files)
+/// Opens a disk's file, if it has one, and hands it to a worker.
+fn plug(socket: &Path, disk: &DiskSettings, request: &DeviceRequest) -> Result<()> {
+    let open = disk.file.as_ref().map(|file| open_disk(file, disk.is_read_only(), disk.bypasses_cache()));
+    let open = open.transpose().map_err(Error::Conflict)?;
+    let files = open.iter().flat_map(|open| [Some(&open.cached), open.direct.as_ref()]).flatten();
+    let descriptors: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
+    tell(socket, request, &descriptors).map(drop)
 }
 
-/// Asks a worker; a refusal is an error.
-fn tell(socket: &Path, request: &DeviceRequest, files: &[&File]) -> Result<()> {
-    let lost = |error: io::Error| Error::Failed(format!("the worker cannot be asked: {error}"));
-    match exchange(socket, request, files).map_err(lost)? {
-        DeviceAnswer::Done => Ok(()),
-        DeviceAnswer::Failed { message } => Err(Error::Failed(message)),
-    }
+/// Has a worker put another disc into a drive.
+async fn put(socket: &Path, disk: &DiskSettings, force: bool) -> Result<()> {
+    let (socket, disk) = (socket.to_owned(), disk.clone());
+    let request = DeviceRequest::ChangeMedium { disk: disk.clone(), force };
+    blocking(move || plug(&socket, &disk, &request)).await
 }
 
-fn exchange(socket: &Path, request: &DeviceRequest, files: &[&File]) -> io::Result<DeviceAnswer> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    let descriptors: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("too many descriptors for one request"));
+/// Grows a disk that nobody uses. The service does not look into images; a program without rights does.
+fn grow(worker: &Path, disk: &DiskSettings, size: u64) -> Result<u64> {
+    let failed = |why: String| Error::Failed(format!("{} cannot be grown: {why}", disk.file_name()));
+    let (Some(file), false) = (&disk.file, disk.is_read_only()) else {
+        return Err(failed("it is read-only".into()));
+    };
+    let open = open_disk(file, false, false).map_err(Error::Conflict)?;
+    let output = Command::new(worker)
+        .args(["--grow-disk", disk.format.name(), "--size", &size.to_string()])
+        .stdin(Stdio::from(open.cached))
+        .output()
+        .map_err(|error| failed(format!("{}: {error}", worker.display())))?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match said(&output.stdout).parse() {
+        Ok(size) if output.status.success() => Ok(size),
+        _ => Err(failed(said(&output.stderr))),
     }
-    let sent = sendmsg(&stream, &[IoSlice::new(&line)], &mut control, SendFlags::NOSIGNAL)?;
-    stream.write_all(line.get(sent..).unwrap_or_default())?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
-    Ok(serde_json::from_str(&answer)?)
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adopt;
+mod devices;
 mod disks;
 pub mod error;
 mod guest;

@@ -69,6 +69,10 @@ impl Manager {
         &self.0.paths
     }
 
+    pub(crate) fn worker_program(&self) -> &std::path::Path {
+        &self.0.worker_program
+    }
+
     pub(crate) fn network(&self) -> &Switches {
         &self.0.network
     }

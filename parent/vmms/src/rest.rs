@@ -11,8 +11,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use parterre_api::guest::{FreezeRequest, GuestAnswer, ItemPool, ItemValue, ShutdownRequest};
 use parterre_api::{
-    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, MemoryRequest,
-    MemoryStatus, ServiceChange, StopRequest, Switch, SwitchSettings, Vm, VmSettings,
+    AdapterRequest, ErrorBody, ErrorCode, HostInfo, IntegrationService, IntegrationStatus, LinkRequest,
+    MemoryRequest, MemoryStatus, ServiceChange, StopRequest, Switch, SwitchSettings, Vm, VmSettings,
 };
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::WatchStream;
@@ -43,10 +43,13 @@ pub fn router(manager: Manager) -> Router {
         .route("/v1/vms/{name}/watch", get(watch))
         .route("/v1/vms/{name}/network", post(add_adapter))
         .route("/v1/vms/{name}/network/{mac}", axum::routing::delete(remove_adapter))
+        .route("/v1/vms/{name}/network/{mac}/link", put(set_link))
         .route("/v1/switches", get(switches).post(create_switch))
         .route("/v1/switches/{name}", get(switch).delete(delete_switch))
         .route("/v1/vms/{name}/disks", get(disks).post(add_disk))
         .route("/v1/vms/{name}/disks/{controller}/{lun}", axum::routing::delete(remove_disk))
+        .route("/v1/vms/{name}/disks/{controller}/{lun}/medium", put(change_medium))
+        .route("/v1/vms/{name}/disks/{controller}/{lun}/size", put(resize_disk))
         .route("/v1/vms/{name}/start", post(start))
         .route("/v1/vms/{name}/stop", post(stop))
         .route("/v1/vms/{name}/pause", post(pause))
@@ -114,6 +117,24 @@ async fn remove_disk(
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn change_medium(
+    State(manager): State<Manager>,
+    Path((name, controller, lun)): Path<(String, u8, u8)>,
+    body: Result<Json<parterre_api::MediumRequest>, JsonRejection>,
+) -> Answer<Json<parterre_api::DiskSettings>> {
+    let request = checked(body)?;
+    detached(async move { manager.change_medium(&name, (controller, lun), request).await }).await.map(Json)
+}
+
+async fn resize_disk(
+    State(manager): State<Manager>,
+    Path((name, controller, lun)): Path<(String, u8, u8)>,
+    body: Result<Json<parterre_api::ResizeRequest>, JsonRejection>,
+) -> Answer<Json<parterre_api::DiskSize>> {
+    let request = checked(body)?;
+    detached(async move { manager.resize_disk(&name, (controller, lun), request).await }).await.map(Json)
+}
+
 async fn show(State(manager): State<Manager>, Path(name): Path<String>) -> Answer<Json<Vm>> {
     Ok(Json(manager.show_with_memory(&name).await?))
 }
@@ -128,15 +149,27 @@ async fn add_adapter(
     Path(name): Path<String>,
     body: Result<Json<AdapterRequest>, JsonRejection>,
 ) -> Answer<(StatusCode, Json<Vm>)> {
-    Ok((StatusCode::CREATED, Json(manager.add_adapter(&name, checked(body)?).await?)))
+    let request = checked(body)?;
+    let vm = detached(async move { manager.add_adapter(&name, request).await }).await?;
+    Ok((StatusCode::CREATED, Json(vm)))
 }
 
 async fn remove_adapter(
     State(manager): State<Manager>,
     Path((name, mac)): Path<(String, String)>,
 ) -> Answer<StatusCode> {
-    manager.remove_adapter(&name, mac.parse().map_err(Error::BadRequest)?).await?;
+    let mac = mac.parse().map_err(Error::BadRequest)?;
+    detached(async move { manager.remove_adapter(&name, mac).await }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_link(
+    State(manager): State<Manager>,
+    Path((name, mac)): Path<(String, String)>,
+    body: Result<Json<LinkRequest>, JsonRejection>,
+) -> Answer<Json<Vm>> {
+    let (mac, up) = (mac.parse().map_err(Error::BadRequest)?, checked(body)?.up);
+    detached(async move { manager.set_link(&name, mac, up).await }).await.map(Json)
 }
 
 async fn switches(State(manager): State<Manager>) -> Json<Vec<Switch>> {

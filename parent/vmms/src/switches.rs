@@ -1,5 +1,9 @@
 //! Requests about switches and network adapters.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use parterre_api::hotplug::DeviceRequest;
 use parterre_api::{
     AdapterRequest, AddressLease, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchSettings,
     Vm,
@@ -7,6 +11,7 @@ use parterre_api::{
 use parterre_partition::tap::Queue;
 use uuid::Uuid;
 
+use crate::devices::tell;
 use crate::manager::{blocking, lock};
 use crate::network::{self, Defined, bridge_name};
 use crate::{Error, Manager, Result};
@@ -83,9 +88,9 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives a virtual machine that is off an adapter.
+    /// Gives a virtual machine an adapter. When this returns, it is in the definition on the disk, and a guest that runs has it.
     pub async fn add_adapter(&self, name: &str, request: AdapterRequest) -> Result<Vm> {
-        let vm = self.only_if_off(name)?;
+        let vm = self.show(name)?;
         let switch = self.switch(&request.switch)?.settings.name;
         let mac = match request.mac {
             Some(mac) => self.only_if_free(mac)?,
@@ -97,14 +102,37 @@ impl Manager {
             )));
         }
         let adapter = NetworkAdapter { id: Uuid::new_v4(), mac, switch, options: request.options };
-        self.change_settings(name, move |settings| settings.network_adapters.push(adapter)).await
+        let socket = self.device_socket(&vm)?;
+        if let Some(socket) = &socket {
+            self.plug(socket, &adapter, vm.settings.processors).await?;
+        }
+        let id = adapter.id;
+        let changed =
+            self.change_settings(name, move |settings| settings.network_adapters.push(adapter)).await;
+        if let (Err(_), Some(socket)) = (&changed, socket) {
+            // What is not in the definition is not in the machine either.
+            let _ = blocking(move || tell(&socket, &DeviceRequest::RemoveAdapter { id }, &[])).await;
+        }
+        changed
     }
 
-    /// Takes an adapter from a virtual machine that is off.
+    /// Joins an adapter to its switch, and hands it to a worker.
+    async fn plug(&self, socket: &Path, adapter: &NetworkAdapter, processors: u16) -> Result<()> {
+        let queues = self.network().connect(adapter, network::queues(processors)).await;
+        let queues: Vec<OwnedFd> = queues.map_err(Error::Failed)?.into_iter().map(OwnedFd::from).collect();
+        let (socket, request) = (socket.to_owned(), DeviceRequest::AddAdapter { adapter: adapter.clone() });
+        blocking(move || {
+            let descriptors: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
+            tell(&socket, &request, &descriptors).map(drop)
+        })
+        .await
+    }
+
+    /// Takes an adapter from a virtual machine, and from a guest that runs.
     pub async fn remove_adapter(&self, name: &str, mac: MacAddress) -> Result<Vm> {
-        let vm = self.only_if_off(name)?;
-        if !vm.settings.network_adapters.iter().any(|adapter| adapter.mac == mac) {
-            return Err(Error::NoAdapter { vm: vm.settings.name, mac });
+        let (vm, id) = self.adapter(name, mac)?;
+        if let Some(socket) = self.device_socket(&vm)? {
+            blocking(move || tell(&socket, &DeviceRequest::RemoveAdapter { id }, &[])).await?;
         }
         self.change_settings(name, move |settings| {
             settings.network_adapters.retain(|adapter| adapter.mac != mac)
@@ -112,15 +140,26 @@ impl Manager {
         .await
     }
 
-    fn only_if_off(&self, name: &str) -> Result<Vm> {
-        let vm = self.show(name)?;
-        if vm.status.is_off() {
-            return Ok(vm);
+    /// Puts an adapter's cable in, or takes it out, for now and for later starts.
+    pub async fn set_link(&self, name: &str, mac: MacAddress, up: bool) -> Result<Vm> {
+        let (vm, id) = self.adapter(name, mac)?;
+        if let Some(socket) = self.device_socket(&vm)? {
+            blocking(move || tell(&socket, &DeviceRequest::SetLink { id, up }, &[])).await?;
         }
-        let (name, word) = (&vm.settings.name, vm.status.word().to_lowercase());
-        Err(Error::Conflict(format!(
-            "virtual machine '{name}' is {word}; its network adapters can be changed while it is off: `parterre vm stop {name}`"
-        )))
+        self.change_settings(name, move |settings| {
+            let adapters = settings.network_adapters.iter_mut();
+            adapters.filter(|adapter| adapter.id == id).for_each(|adapter| adapter.options.link_down = !up);
+        })
+        .await
+    }
+
+    /// The virtual machine with an adapter, and the adapter's id.
+    fn adapter(&self, name: &str, mac: MacAddress) -> Result<(Vm, Uuid)> {
+        let vm = self.show(name)?;
+        match vm.settings.network_adapters.iter().find(|adapter| adapter.mac == mac).map(|found| found.id) {
+            Some(id) => Ok((vm, id)),
+            None => Err(Error::NoAdapter { vm: vm.settings.name, mac }),
+        }
     }
 
     fn only_if_free(&self, mac: MacAddress) -> Result<MacAddress> {

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use parterre_api::{ErrorCode, OffReason, Paths, StopRequest, VmSettings, VmState};
+use parterre_api::{
+    DiskRequest, ErrorCode, MediumRequest, OffReason, Paths, ResizeRequest, StopRequest, VmSettings, VmState,
+};
 use parterre_vmms::{Error, Manager, Store, adopt};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -155,6 +157,42 @@ async fn a_guest_that_does_not_listen_is_left_running_until_forced() {
     assert!(matches!(&error, Error::Timeout(words) if words.contains("--force")), "{error}");
     assert_eq!(manager.show("deaf").unwrap().status, VmState::Running { resets: 0 });
     assert_eq!(manager.stop("deaf", FORCE).await.unwrap().status, off(OffReason::Stopped));
+}
+
+#[tokio::test]
+async fn discs_are_changed_only_where_the_guest_lets_go() {
+    let host = Host::new();
+    let manager = host.service().await;
+    manager.create(settings("one", "run")).await.unwrap();
+    let disc = host.directory.path().join("disc.iso");
+    std::fs::write(&disc, [0; 4096]).unwrap();
+    let drive = |lun| DiskRequest { lun: Some(lun), dvd: true, ..DiskRequest::default() };
+    manager.add_disk("one", drive(1)).await.unwrap();
+    manager.add_disk("one", drive(9)).await.unwrap();
+    manager.start("one").await.unwrap();
+    let insert = MediumRequest { file: Some(disc.clone()), ..MediumRequest::default() };
+    let changed = manager.change_medium("one", (0, 1), insert.clone()).await.unwrap();
+    assert_eq!(changed.file.as_ref(), Some(&disc));
+    let error = manager.change_medium("one", (0, 9), insert.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("locked"), "{error}");
+    let files = || manager.disks("one").unwrap().into_iter().map(|disk| disk.file).collect::<Vec<_>>();
+    assert_eq!(files(), [Some(disc.clone()), None]);
+    manager.change_medium("one", (0, 9), MediumRequest { force: true, ..insert }).await.unwrap();
+    manager.change_medium("one", (0, 1), MediumRequest::default()).await.unwrap();
+    assert_eq!(files(), [None, Some(disc)]);
+    let missing = MediumRequest { file: Some("/nonexistent".into()), ..MediumRequest::default() };
+    assert_eq!(
+        manager.change_medium("one", (0, 1), missing).await.unwrap_err().code(),
+        ErrorCode::BadRequest
+    );
+    let resized = manager.resize_disk("one", (0, 1), ResizeRequest { size: Some(1 << 20) }).await.unwrap();
+    assert_eq!(resized.size, 1 << 20);
+    assert_eq!(manager.resize_disk("one", (0, 1), ResizeRequest::default()).await.unwrap().size, 4096);
+    manager.stop("one", FORCE).await.unwrap();
+    // Off, the disk's size is found at the start, and a disc is never grown.
+    for size in [None, Some(1 << 20)] {
+        assert!(manager.resize_disk("one", (0, 1), ResizeRequest { size }).await.is_err());
+    }
 }
 
 /// Starts three machines in a service that then ends, tasks and all. Returns the workers' process ids.

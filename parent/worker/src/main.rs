@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use parterre_api::worker::{WorkerPhase, WorkerSpec, WorkerStatus};
-use parterre_api::{OffReason, WorkerPaths, parse_size};
+use parterre_api::{DiskFormat, OffReason, WorkerPaths, parse_size};
 use parterre_partition::memory::GuestMemory;
 use parterre_partition::signal::Kicker;
 use parterre_partition::{Hypervisor, PartitionConfig};
@@ -29,8 +29,10 @@ use parterre_worker::processor::log_line;
 use parterre_worker::sandbox;
 use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
-use parterre_worker::vsp::storage::Storage;
-use parterre_worker::vsp::{Devices, hotplug, network};
+use parterre_worker::vsp::Devices;
+use parterre_worker::vsp::hotplug::{self, Plugs};
+use parterre_worker::vsp::network::Adapters;
+use parterre_worker::vsp::storage::{self, Storage};
 use uuid::Uuid;
 
 /// The worker process of one virtual machine.
@@ -40,8 +42,14 @@ struct Arguments {
     /// Be started by the management service: the description comes on standard input.
     #[arg(long, conflicts_with_all = ["kernel", "initrd"])]
     service: bool,
+    /// Grow the disk on standard input, a file of this format, print its size in bytes, and end.
+    #[arg(long, value_name = "FORMAT", requires = "size", conflicts_with_all = ["service", "kernel", "initrd"])]
+    grow_disk: Option<DiskFormat>,
+    /// How large the disk is to be.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "grow_disk")]
+    size: Option<u64>,
     /// Linux kernel (bzImage) to boot.
-    #[arg(long, value_name = "FILE", required_unless_present = "service")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["service", "grow_disk"])]
     kernel: Option<PathBuf>,
     /// Initial RAM disk.
     #[arg(long, value_name = "FILE")]
@@ -79,7 +87,11 @@ type AnyError = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = if arguments.service { serve() } else { run_by_hand(arguments) };
+    let result = match (arguments.grow_disk, arguments.size) {
+        (Some(format), Some(size)) => return grow_disk(format, size),
+        _ if arguments.service => serve(),
+        _ => run_by_hand(arguments),
+    };
     match result {
         Ok(OffReason::Failed { message }) => {
             log_line(format_args!("{message}"));
@@ -88,6 +100,24 @@ fn main() -> ExitCode {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             log_line(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Grows the disk on standard input. It is done by a process of its own, without rights: somebody may have made the image to do harm.
+fn grow_disk(format: DiskFormat, size: u64) -> ExitCode {
+    let grown = sandbox::enter().map_err(|error| error.to_string()).and_then(|()| {
+        let file = std::io::stdin().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+        storage::medium(format, false, false, storage::opened(File::from(file), None))?.resized(Some(size))
+    });
+    match grown {
+        Ok(medium) => {
+            println!("{}", medium.facts.size);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -168,8 +198,9 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
     let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
     template.devices.devices.extend(storage.devices());
-    let adapters = network::adapters(&settings.network_adapters, &spec.network_queues, descriptors)?;
-    template.devices.devices.extend(adapters);
+    let adapters = Adapters::new(&settings.network_adapters, &spec.network_queues, descriptors)?;
+    let adapters = Arc::new(adapters);
+    template.devices.attachments.push(adapters.clone());
     let guest = Arc::new(Guest::new(spec.id, settings, template.memory.clone())?);
     template.devices.attachments.push(guest.clone());
     template.devices.listener = Some(guest.clone());
@@ -182,7 +213,7 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
     let service = Service::new(template, spec.id, Some(listeners))?;
     sandbox::enter()?;
     // After that, so that their threads are in the sandbox too.
-    hotplug::serve(devices, Arc::new(storage))?;
+    hotplug::serve(devices, Plugs { storage, adapters })?;
     guest::serve(guest, requests)?;
     Ok(service)
 }

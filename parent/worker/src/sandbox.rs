@@ -88,9 +88,12 @@ const MSHV_MAGIC: u64 = 0xB8 << 8;
 const MAGIC_MASK: u64 = 0xFF << 8;
 /// Size of a block device's logical block (`BLKSSZGET`), and of its physical one (`BLKPBSZGET`).
 const BLOCK_SIZE: [libc::Ioctl; 2] = [0x1268, 0x127B];
+/// Giving back blocks of a block device.
+const BLKDISCARD: libc::Ioctl = 0x1277;
 /// Other requests that a worker makes: non-blocking mode, the attributes of the terminal that it gives back, blocks of disks,
 /// and what network adapters tell their TAP devices.
-const REQUESTS: [libc::Ioctl; 13] = [
+const REQUESTS: [libc::Ioctl; 14] = [
+    BLKDISCARD,
     libc::TUNSETOFFLOAD,
     libc::TUNSETQUEUE,
     BLOCK_SIZE[0],

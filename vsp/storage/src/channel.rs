@@ -300,9 +300,7 @@ impl Channel {
         let was_ready = negotiation.is_ready();
         let reaction = negotiation.take(packet);
         if negotiation.is_ready() != was_ready {
-            // What is there now, the guest finds by itself.
-            self.shared.in_use.store(false, Ordering::Release);
-            self.shared.changed.store(false, Ordering::Release);
+            self.shared.restart();
         }
         let answer = match reaction {
             Reaction::Answer(answer) => answer,

@@ -63,6 +63,14 @@ impl Shared {
         self.read().get(&number).cloned()
     }
 
+    /// A guest begins to use the controller; what an earlier one has locked is free.
+    pub(crate) fn restart(&self) {
+        self.read().values().for_each(|lun| lun.restart());
+        self.in_use.store(false, Ordering::Release);
+        // What is there now, the guest finds by itself.
+        self.changed.store(false, Ordering::Release);
+    }
+
     /// Notes that the guest has sent a command: from now on it can be told of changes.
     pub(crate) fn first_command(&self) {
         if !self.in_use.load(Ordering::Acquire) {
@@ -131,7 +139,8 @@ impl Controller {
         self.shared.lun(number)
     }
 
-    fn tell(&self) {
+    /// Has a guest that runs look at its units: one of them has changed.
+    pub fn tell(&self) {
         self.shared.changed.store(true, Ordering::Release);
         self.shared.waker.wake();
     }

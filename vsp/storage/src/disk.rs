@@ -119,14 +119,17 @@ pub trait Image: Send + Sync {
     fn discard(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Makes a range read as zeroes.
     fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
+    /// Grows it to `size` bytes, or, without a size, looks how large somebody else has made it. Gives its size in bytes from now on.
+    fn resize(&self, size: Option<u64>) -> io::Result<u64>;
 }
 
-/// Where the data is.
+/// Where the data is. Clones are of the same data.
+#[derive(Clone)]
 pub enum Backing {
     /// In a raw file or a block device: an engine may give its descriptor to the kernel.
     File(DiskFile),
     /// Behind a format.
-    Image(Box<dyn Image>),
+    Image(Arc<dyn Image>),
 }
 
 /// A disk's data with what is known about it.
@@ -144,6 +147,34 @@ impl Medium {
             Backing::File(file) => file,
             Backing::Image(image) => &**image,
         }
+    }
+
+    /// The same data in another size: grown to `size` bytes, or as large as somebody else has made it.
+    ///
+    /// # Errors
+    /// A sentence. A disk never becomes smaller: what the guest has at its end would be lost.
+    pub fn resized(&self, size: Option<u64>) -> Result<Medium, String> {
+        let Facts { block, size: old, read_only, .. } = self.facts;
+        if let Some(size) = size {
+            if read_only {
+                return Err("the disk is read-only and cannot be grown".into());
+            }
+            if size < old || !size.is_multiple_of(block.into()) {
+                return Err(format!(
+                    "the disk has {old} bytes and can only be grown, to a multiple of {block} bytes, not to {size}"
+                ));
+            }
+        }
+        let bytes =
+            self.image().resize(size).map_err(|error| format!("the disk cannot be grown: {error}"))?;
+        let size = bytes - bytes % u64::from(block);
+        if size < old {
+            return Err(format!(
+                "the disk's file has become smaller: {size} bytes instead of {old}; the guest was not told, and cannot read \
+                 what is missing"
+            ));
+        }
+        Ok(Medium { facts: Facts { size, ..self.facts }, backing: self.backing.clone() })
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FallocateFlags, StatxFlags};
@@ -20,6 +20,9 @@ pub const SECTOR: u32 = 512;
 /// Block of a DVD in bytes.
 pub const DVD_BLOCK: u32 = 2048;
 
+/// Gives back a range of a block device, in bytes. The call for it is whoever's opens the device: here is no unsafe code.
+pub type Discard = fn(&File, u64, u64) -> io::Result<()>;
+
 /// The descriptors of a file that was opened by somebody who may.
 #[derive(Debug)]
 pub struct OpenFile {
@@ -27,6 +30,8 @@ pub struct OpenFile {
     pub cached: File,
     /// Past it, where the file system can.
     pub direct: Option<File>,
+    /// How blocks are given back: for a block device that takes them.
+    pub discard: Option<Discard>,
 }
 
 /// A file that requests may go to past the page cache.
@@ -41,12 +46,14 @@ pub struct Direct {
 }
 
 /// A raw file or a block device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DiskFile {
     /// Through the page cache.
     pub cached: Arc<File>,
     /// Past it.
     pub direct: Option<Direct>,
+    /// How blocks of a block device are given back.
+    pub discard: Option<Discard>,
 }
 
 /// A raw medium and what is to be known of it.
@@ -70,7 +77,7 @@ pub fn raw(open: OpenFile, read_only: bool, dvd: bool) -> Result<(DiskFile, Fact
     }
     let (can_unmap, unmapped_zero) = match (read_only, device) {
         (true, _) => (false, false),
-        (false, true) => (device_discards(metadata.rdev()), false),
+        (false, true) => (open.discard.is_some(), false),
         (false, false) => {
             let holes = has_holes(&open.cached, bytes);
             (holes, holes)
@@ -79,7 +86,7 @@ pub fn raw(open: OpenFile, read_only: bool, dvd: bool) -> Result<(DiskFile, Fact
     let direct = open.direct.map(|file| direct(file, logical));
     let physical = physical.max(block);
     let facts = Facts { size, block, physical, read_only, can_unmap, unmapped_zero };
-    Ok((DiskFile { cached: Arc::new(open.cached), direct }, facts))
+    Ok((DiskFile { cached: Arc::new(open.cached), direct, discard: open.discard }, facts))
 }
 
 /// Logical and physical block of a device, made sound.
@@ -88,16 +95,6 @@ fn device_blocks(file: &File) -> (u32, u32) {
     let logical = rustix::fs::ioctl_blksszget(file).ok().filter(|size| sound(*size)).unwrap_or(SECTOR);
     let physical = rustix::fs::ioctl_blkpbszget(file).ok().filter(|size| sound(*size)).unwrap_or(logical);
     (logical, physical.max(logical))
-}
-
-/// Whether the kernel says that a device takes discards.
-fn device_discards(number: u64) -> bool {
-    let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
-    // A partition has its disk's queue.
-    ["queue", "../queue"].iter().any(|queue| {
-        let path = format!("/sys/dev/block/{major}:{minor}/{queue}/discard_max_bytes");
-        std::fs::read_to_string(path).is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|max| max > 0))
-    })
 }
 
 /// Whether the file system makes holes: tried behind the end of the file, where it changes nothing.
@@ -133,10 +130,14 @@ impl Image for DiskFile {
     }
 
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        match punch(&self.cached, offset, len) {
+        let done = match self.discard {
+            Some(discard) => discard(&self.cached, offset, len),
+            None => punch(&self.cached, offset, len).map_err(io::Error::from),
+        };
+        match done {
             // Giving back is a favour; a file system that cannot keeps the blocks.
-            Err(Errno::OPNOTSUPP) => Ok(()),
-            other => Ok(other?),
+            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => Ok(()),
+            other => other,
         }
     }
 
@@ -151,6 +152,22 @@ impl Image for DiskFile {
             Err(Errno::OPNOTSUPP) => write_zero_bytes(self, offset, len),
             other => Ok(other?),
         }
+    }
+
+    fn resize(&self, size: Option<u64>) -> io::Result<u64> {
+        if let Some(size) = size {
+            if self.cached.metadata()?.file_type().is_block_device() {
+                return Err(io::Error::other(
+                    "a block device is grown by the tool that made it; do that first, and then say no size here",
+                ));
+            }
+            // Never smaller: the file may have a rest behind its last block.
+            if size > self.cached.metadata()?.len() {
+                self.cached.set_len(size)?;
+                self.cached.sync_all()?;
+            }
+        }
+        (&*self.cached).seek(SeekFrom::End(0))
     }
 }
 

@@ -146,11 +146,30 @@ impl Lun {
     /// Puts another medium in (a DVD), or the same one with another size; the guest is told.
     pub fn change_medium(&self, medium: Option<Arc<Medium>>) {
         let event = if medium.is_some() { MediaEvent::New } else { MediaEvent::Removed };
+        if medium.is_none() {
+            // Nothing is left that could be kept in.
+            self.locked.store(false, Ordering::Release);
+        }
         *self.medium.write().unwrap_or_else(PoisonError::into_inner) = medium;
         *self.event.lock().unwrap_or_else(PoisonError::into_inner) = event;
         let sense = if self.kind == Kind::Dvd { Sense::MEDIUM_CHANGED } else { Sense::CAPACITY_CHANGED };
         *self.attention.lock().unwrap_or_else(PoisonError::into_inner) = Some(sense);
         self.has_attention.store(true, Ordering::Release);
+    }
+
+    /// Whether the guest keeps its medium from being taken out (PREVENT ALLOW MEDIUM REMOVAL), as it does while it is mounted.
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+
+    /// Presses the drive's button: the guest is told that somebody wants the medium out, when it next asks for events.
+    pub fn request_eject(&self) {
+        *self.event.lock().unwrap_or_else(PoisonError::into_inner) = MediaEvent::EjectRequest;
+    }
+
+    /// Another guest has come, which has locked nothing.
+    pub(crate) fn restart(&self) {
+        self.locked.store(false, Ordering::Release);
     }
 
     fn take_attention(&self) -> Option<Sense> {
@@ -277,7 +296,7 @@ impl Lun {
 
     fn start_stop(&self, start: bool, load_eject: bool) -> Result<Outcome, Sense> {
         if load_eject && !start {
-            if self.locked.load(Ordering::Acquire) {
+            if self.is_locked() {
                 return Err(Sense::REMOVAL_PREVENTED);
             }
             if self.medium().is_some() {

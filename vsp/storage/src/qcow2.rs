@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{PoisonError, RwLock};
 
 use imago::file::File as ImageFile;
+use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 
@@ -125,5 +126,17 @@ impl Image for Qcow2Image {
             return Ok(());
         }
         self.shared(|access| access.write_zeroes(offset, len))
+    }
+
+    fn resize(&self, size: Option<u64>) -> io::Result<u64> {
+        self.alone(|access| {
+            if let Some(size) = size {
+                // What is not there reads as zeroes: there is no backing file.
+                access.resize_grow(size, PreallocateMode::None)?;
+                access.flush()?;
+                access.sync()?;
+            }
+            Ok(access.size())
+        })
     }
 }

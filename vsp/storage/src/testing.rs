@@ -32,7 +32,7 @@ impl Probe {
         let size = self.with(|data| data.len()) as u64;
         let (physical, can_unmap) = (block.max(4096), !read_only);
         let facts = Facts { size, block, physical, read_only, can_unmap, unmapped_zero: can_unmap };
-        Arc::new(Medium { facts, backing: Backing::Image(Box::new(self.clone())) })
+        Arc::new(Medium { facts, backing: Backing::Image(Arc::new(self.clone())) })
     }
 
     /// All further operations fail with this error number; 0 for none.
@@ -84,6 +84,16 @@ impl Image for Probe {
 
     fn write_zeroes(&self, offset: u64, len: u64, _unmap: bool) -> io::Result<()> {
         self.on(offset, len as usize, |data| data.fill(0))
+    }
+
+    fn resize(&self, size: Option<u64>) -> io::Result<u64> {
+        self.on(0, 0, |_| ())?;
+        Ok(self.with(|data| {
+            if let Some(size) = size {
+                data.resize(size as usize, 0);
+            }
+            data.len() as u64
+        }))
     }
 }
 

@@ -3,13 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use imago::FormatCreateBuilder;
 use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
-use parterre_vsp_storage::Image;
 use parterre_vsp_storage::file::{OpenFile, raw};
 use parterre_vsp_storage::qcow2;
+use parterre_vsp_storage::{Backing, Image, Medium};
 use proptest::prelude::*;
 
 /// A file without a name, `size` bytes long.
@@ -29,7 +30,7 @@ fn path() -> PathBuf {
 }
 
 fn open(file: &File) -> OpenFile {
-    OpenFile { cached: file.try_clone().unwrap(), direct: None }
+    OpenFile { cached: file.try_clone().unwrap(), direct: None, discard: None }
 }
 
 fn image(size: u64) -> File {
@@ -50,9 +51,9 @@ fn a_file_is_asked_for_its_size() {
     for (size, dvd) in [(0, false), (511, false), (2047, true)] {
         assert!(raw(open(&file(size)), false, dvd).unwrap_err().contains("at least one block"));
     }
-    let directory = OpenFile { cached: File::open("/").unwrap(), direct: None };
+    let directory = OpenFile { cached: File::open("/").unwrap(), direct: None, discard: None };
     assert!(raw(directory, true, false).is_err());
-    let device = OpenFile { cached: File::open("/dev/null").unwrap(), direct: None };
+    let device = OpenFile { cached: File::open("/dev/null").unwrap(), direct: None, discard: None };
     assert!(raw(device, true, false).unwrap_err().contains("block device"));
 }
 
@@ -115,6 +116,59 @@ fn images_keep_what_was_flushed() {
     assert!(bytes[200_000..250_000].iter().all(|byte| *byte == 0));
     assert!(bytes[250_000..].iter().all(|byte| *byte == 3));
     assert!(disk.write(0, b"x").is_err());
+}
+
+#[test]
+fn blocks_of_a_device_are_given_back_by_its_own_call() {
+    fn refused(_: &File, _: u64, len: u64) -> std::io::Result<()> {
+        // 95: EOPNOTSUPP, 5: EIO.
+        Err(std::io::Error::from_raw_os_error(if len == 512 { 95 } else { 5 }))
+    }
+    let open = OpenFile { discard: Some(refused), ..open(&file(1 << 20)) };
+    let (disk, _) = raw(open, false, false).unwrap();
+    disk.write(0, &[7; 4096]).unwrap();
+    disk.discard(0, 512).unwrap();
+    assert_eq!(disk.discard(0, 1024).unwrap_err().raw_os_error(), Some(5));
+    let mut bytes = [0; 4096];
+    disk.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+}
+
+#[test]
+fn files_and_images_grow_and_keep_what_they_hold() {
+    let plain = file(1 << 20);
+    let (disk, facts) = raw(open(&plain), false, false).unwrap();
+    let raw = Medium { facts, backing: Backing::File(disk) };
+    let (disk, facts) = qcow2::open(image(1 << 20), false).unwrap();
+    let image = Medium { facts, backing: Backing::Image(Arc::new(disk)) };
+    for medium in [raw, image] {
+        medium.image().write((1 << 20) - 4, b"kept").unwrap();
+        let grown = medium.resized(Some(3 << 30)).unwrap();
+        assert_eq!((grown.facts.size, medium.facts.size), (3 << 30, 1 << 20));
+        let mut bytes = [1; 8];
+        grown.image().read((1 << 20) - 4, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"kept\0\0\0\0");
+        grown.image().write((3 << 30) - 512, &[7; 512]).unwrap();
+        grown.image().flush().unwrap();
+        assert_eq!(grown.resized(Some(3 << 30)).unwrap().facts.size, 3 << 30);
+        assert!(grown.resized(Some(1 << 30)).is_err());
+        assert_eq!(grown.resized(None).unwrap().facts.size, 3 << 30);
+        // More than a table of the format, or a file, can have.
+        assert!(grown.resized(Some(1 << 63)).is_err());
+        grown.image().read((3 << 30) - 512, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 8]);
+    }
+    assert_eq!(plain.metadata().unwrap().len(), 3 << 30);
+}
+
+#[test]
+fn a_grown_image_is_found_grown() {
+    let file = image(1 << 20);
+    let (disk, _) = qcow2::open(file.try_clone().unwrap(), false).unwrap();
+    assert_eq!(disk.resize(Some(5 << 30)).unwrap(), 5 << 30);
+    // As after a crash.
+    std::mem::forget(disk);
+    assert_eq!(qcow2::open(file, true).unwrap().1.size, 5 << 30);
 }
 
 #[test]

@@ -22,6 +22,9 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::disk-of-the-oldest-guest", setting: OLDEST, check: Check::Shared(verified) },
     Case { name: "vm::disk-comes-and-goes", setting: USUAL, check: Check::Shared(comes_and_goes) },
     Case { name: "vm::disk-read-only-and-dvd", setting: USUAL, check: Check::Shared(read_only) },
+    Case { name: "vm::disk-discs-are-changed", setting: USUAL, check: Check::Shared(changed_disc) },
+    Case { name: "vm::disk-grows", setting: USUAL, check: Check::Shared(grows) },
+    Case { name: "vm::disk-of-a-block-device", setting: USUAL, check: Check::Shared(block_device) },
     Case { name: "vm::disk-full-parent", setting: USUAL, check: Check::Shared(full_parent) },
     Case { name: "vm::disk-survives-a-power-cut", setting: PLAIN, check: Check::Free(power_cut) },
 ];
@@ -151,6 +154,106 @@ fn read_only(session: &mut Session) -> Result<()> {
     )?;
     ensure!(said == "1\nrefused\n0000257", "The guest says of its read-only media: {said}");
     remove(session, "media")
+}
+
+/// A disc is put into a drive that was empty, another one after it, and taken out, also by force from a guest that keeps it.
+fn changed_disc(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "for d in one two; do { echo disc-$d; head -c 1048571 /dev/zero; } >/tmp/$d.iso; done; head -c 524288 /dev/zero >>/tmp/two.iso",
+    )?;
+    start(session, "drive", &["--dvd"])?;
+    let look = "head -c 8 /dev/sr0 2>&1; cat /sys/block/sr0/size";
+    let said = in_guest(session, "drive", &format!("{}; {look}", until("[ -b /dev/sr0 ]")))?;
+    ensure!(said.contains("No medium"), "The guest says of its empty drive: {said}");
+    for (disc, size) in [("one", "2048"), ("two", "3072")] {
+        succeed(session, &format!("parterre vm disk insert drive /tmp/{disc}.iso"))?;
+        let said = in_guest(session, "drive", look)?;
+        ensure!(said == format!("disc-{disc}{size}"), "The guest says of disc {disc}: {said}");
+    }
+    // A program of the guest's has the drive open, and so keeps it locked.
+    in_guest(session, "drive", "exec 9</dev/sr0")?;
+    let refused = session.shell("parterre vm disk eject drive 2>&1", BOOT)?;
+    let words = &refused.stdout;
+    ensure!(refused.outcome != Outcome::Exit(0) && words.contains("locked"), "Eject says: {words}");
+    succeed(session, "parterre vm disk eject drive --force")?;
+    let said = in_guest(session, "drive", &format!("exec 9<&-; {look}"))?;
+    ensure!(said.contains("No medium"), "The guest says after the disc was taken out: {said}");
+    succeed(session, "! ls -l /proc/$(pidof vmwp)/fd | grep iso")?;
+    // The definition has what was last put in.
+    succeed(
+        session,
+        "parterre vm disk insert drive /tmp/one.iso && parterre vm stop drive --force && parterre vm start drive",
+    )?;
+    let said = in_guest(session, "drive", &format!("{}; {look}", until("[ -b /dev/sr0 ]")))?;
+    ensure!(said == "disc-one2048", "The guest says of its disc after it has started anew: {said}");
+    remove(session, "drive")
+}
+
+/// Disks grow, of files and of images, while the guest runs and while it is off.
+fn grows(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "truncate -s 8M /tmp/grow.img; echo kept | dd of=/tmp/grow.img conv=notrunc 2>/dev/null",
+    )?;
+    start(session, "grow", &["/tmp/grow.img"])?;
+    in_guest(session, "grow", &until("[ -b /dev/sda ]"))?;
+    let smaller = session.shell("parterre vm disk resize grow 4M --lun 0 2>&1", BOOT)?;
+    ensure!(smaller.stdout.contains("only be grown"), "A smaller size gives: {}", smaller.stdout);
+    succeed(session, "parterre vm disk resize grow 64M --lun 0")?;
+    let told = until("[ $(cat /sys/block/sda/size) = 131072 ]");
+    let line = format!(
+        "{told}; cat /sys/block/sda/size; head -c 4 /dev/sda; echo end | dd of=/dev/sda bs=512 seek=131071 conv=fsync 2>/dev/null"
+    );
+    let said = in_guest(session, "grow", &line)?;
+    ensure!(said == "131072\nkept", "The guest says of its disk that has grown: {said}");
+    let end = succeed(session, "tail -c 512 /tmp/grow.img | head -c 3")?;
+    ensure!(end == "end", "The file ends with {end:?}.");
+    // Somebody else's growth, and growth while it is off.
+    succeed(session, "truncate -s 72M /tmp/grow.img && parterre vm disk resize grow --lun 0")?;
+    let said = in_guest(session, "grow", &until("[ $(cat /sys/block/sda/size) = 147456 ] && echo told"))?;
+    ensure!(said == "told", "The guest was not told that its disk has grown: {said}");
+    succeed(session, "parterre vm stop grow --force && parterre vm disk resize grow 80M --lun 0")?;
+    succeed(session, "parterre vm start grow")?;
+    let said = in_guest(session, "grow", &format!("{}; cat /sys/block/sda/size", until("[ -b /dev/sda ]")))?;
+    ensure!(said == "163840", "The guest says of its disk that grew while it was off: {said}");
+    remove(session, "grow")
+}
+
+/// A block device, added while the guest runs: what the guest discards is given back, and the device's growth is told.
+fn block_device(session: &mut Session) -> Result<()> {
+    succeed(session, "truncate -s 32M /tmp/below.img && losetup /dev/loop7 /tmp/below.img")?;
+    start(session, "block", &[])?;
+    in_guest(session, "block", "true")?;
+    succeed(session, "parterre vm disk add block /dev/loop7")?;
+    let wrote = in_guest(
+        session,
+        "block",
+        &format!(
+            "{}; cat /sys/block/sda/queue/discard_max_bytes; dd if=/dev/urandom of=/dev/sda bs=1M count=32 conv=fsync 2>/dev/null; {}",
+            until("[ -b /dev/sda ]"),
+            hash("cat /dev/sda")
+        ),
+    )?;
+    ensure!(!wrote.starts_with("0\n"), "The guest says that the device takes no discards: {wrote}");
+    let used = "blockdev --flushbufs /dev/loop7; sync; du -k /tmp/below.img | cut -f1";
+    let before: u64 = succeed(session, used)?.trim().parse()?;
+    in_guest(session, "block", "blkdiscard -o 8388608 -l 16777216 /dev/sda; sync")?;
+    let after: u64 = succeed(session, used)?.trim().parse()?;
+    ensure!(
+        before >= 32 << 10 && after <= 17 << 10,
+        "Of the device's file, {before} KiB were used, and {after} KiB after the guest discarded half of it."
+    );
+    let kept = succeed(session, &hash("cat /dev/loop7"))?;
+    ensure!(wrote.ends_with(kept.trim()), "What was not discarded was {wrote} and is {kept}.");
+    let refused = session.shell("parterre vm disk resize block 64M --lun 0 2>&1", BOOT)?;
+    ensure!(refused.stdout.contains("say no size"), "A size for a block device gives: {}", refused.stdout);
+    succeed(session, "truncate -s 48M /tmp/below.img && losetup -c /dev/loop7")?;
+    succeed(session, "parterre vm disk resize block --lun 0")?;
+    let said = in_guest(session, "block", &until("[ $(cat /sys/block/sda/size) = 98304 ] && echo told"))?;
+    ensure!(said == "told", "The guest was not told that its device has grown: {said}");
+    remove(session, "block")?;
+    succeed(session, "losetup -d /dev/loop7").map(drop)
 }
 
 /// The parent's file system runs full: the guest hears of it, and all goes on when there is room again.

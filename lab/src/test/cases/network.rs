@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::network-addresses", setting: USUAL, check: Check::Shared(addresses) },
     Case { name: "vm::network-private", setting: USUAL, check: Check::Shared(private) },
     Case { name: "vm::network-vlans", setting: USUAL, check: Check::Shared(vlans) },
+    Case { name: "vm::network-comes-and-goes", setting: USUAL, check: Check::Shared(comes_and_goes) },
     Case { name: "vm::network-guards", setting: USUAL, check: Check::Shared(guards) },
 ];
 
@@ -175,6 +176,54 @@ fn vlans(session: &mut Session) -> Result<()> {
         remove(session, "two")?;
         remove(session, "one")?;
     }
+    succeed(session, "parterre switch delete lan").map(drop)
+}
+
+/// An adapter is added to a guest that runs, loses its link and gets it back, is removed, and comes again.
+fn comes_and_goes(session: &mut Session) -> Result<()> {
+    const MAC: &str = "02:15:5d:00:00:07";
+    switch(session, "--type internal --address 10.9.0.1/24")?;
+    create(session, "one", 2)?;
+    succeed_in(session, "parterre vm start one", LIMIT)?;
+    guest(session, "one", "! [ -e /sys/class/net/eth0 ]")?;
+    let up = "for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && break; sleep 0.2; done; ip link set eth0 up && \
+              ip address add 10.9.0.2/24 dev eth0 && ping -c 3 10.9.0.1";
+    let carrier = |value| {
+        format!(
+            "for i in $(seq 100); do [ $(cat /sys/class/net/eth0/carrier) = {value} ] && break; sleep 0.2; done; [ $(cat /sys/class/net/eth0/carrier) = {value} ]"
+        )
+    };
+    for _ in 0..2 {
+        succeed(session, &format!("parterre vm network add one --switch lan --mac {MAC}"))?;
+        guest(session, "one", up)?;
+        succeed(session, &format!("parterre vm network link one {MAC} down"))?;
+        guest(session, "one", &carrier(0))?;
+        succeed(session, "! ping -c 2 -W 2 10.9.0.2 && parterre vm network list one | grep 'link down'")?;
+        succeed(session, &format!("parterre vm network link one {MAC} up"))?;
+        guest(session, "one", &format!("{}; ping -c 3 10.9.0.1", carrier(1)))?;
+        succeed(session, &format!("parterre vm network remove one {MAC}"))?;
+        guest(
+            session,
+            "one",
+            "for i in $(seq 100); do [ -e /sys/class/net/eth0 ] || break; sleep 0.2; done; ! [ -e /sys/class/net/eth0 ]",
+        )?;
+        // Nothing of it is left in the parent.
+        succeed(
+            session,
+            "for i in $(seq 50); do ip link | grep -q vnic || break; sleep 0.2; done; ! ip link | grep vnic",
+        )?;
+    }
+    // One without a link from the start, over a reset of the guest.
+    succeed(
+        session,
+        &format!(
+            "parterre vm network add one --switch lan --mac {MAC} && parterre vm network link one {MAC} down"
+        ),
+    )?;
+    let again = "echo again-$((6 * 7)); reboot\n";
+    console(session, "one", &[(PROMPT, again), ("again-42", ""), (USERLAND, ""), (PROMPT, "")])?;
+    guest(session, "one", &format!("ip link set eth0 up; {}", carrier(0)))?;
+    remove(session, "one")?;
     succeed(session, "parterre switch delete lan").map(drop)
 }
 

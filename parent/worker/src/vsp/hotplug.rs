@@ -10,28 +10,36 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
+use parterre_api::DiskSettings;
+use parterre_api::hotplug::{DeviceAnswer, DeviceRequest, MAX_DESCRIPTORS};
 use parterre_vsp_storage::file::OpenFile;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::storage::Storage;
+use super::network::Adapters;
+use super::storage::{Storage, opened};
 use crate::processor::log_line;
 
 /// Longest request.
 const LINE_LIMIT: usize = 1 << 16;
-/// Most descriptors that come with a request.
-const MAX_DESCRIPTORS: usize = 4;
 /// How long a connection may be silent.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What has places for devices.
+pub struct Plugs {
+    /// For disks.
+    pub storage: Storage,
+    /// For network adapters.
+    pub adapters: Arc<Adapters>,
+}
 
 /// Serves the socket from a thread of its own, for as long as the process lives.
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub fn serve(listener: UnixListener, storage: Arc<Storage>) -> io::Result<()> {
+pub fn serve(listener: UnixListener, plugs: Plugs) -> io::Result<()> {
     let serve = move || {
         for stream in listener.incoming() {
-            let served = stream.and_then(|stream| answer(stream, &storage));
+            let served = stream.and_then(|stream| answer(stream, &plugs));
             if let Err(error) = served {
                 log_line(format_args!("a connection to the device socket broke off: {error}"));
             }
@@ -40,15 +48,15 @@ pub fn serve(listener: UnixListener, storage: Arc<Storage>) -> io::Result<()> {
     thread::Builder::new().name("devices".into()).spawn(serve).map(drop)
 }
 
-fn answer(mut stream: UnixStream, storage: &Storage) -> io::Result<()> {
+fn answer(mut stream: UnixStream, plugs: &Plugs) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let (line, descriptors) = receive(&stream)?;
     let done = serde_json::from_slice(&line)
         .map_err(|error| format!("the request cannot be read: {error}"))
-        .and_then(|request| perform(request, descriptors, storage));
+        .and_then(|request| perform(request, descriptors, plugs));
     let answer = match done {
-        Ok(()) => DeviceAnswer::Done,
+        Ok(answer) => answer,
         Err(message) => DeviceAnswer::Failed { message },
     };
     let mut line = serde_json::to_vec(&answer)?;
@@ -78,14 +86,32 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     Ok((line, descriptors))
 }
 
-fn perform(request: DeviceRequest, descriptors: Vec<OwnedFd>, storage: &Storage) -> Result<(), String> {
+fn perform(request: DeviceRequest, descriptors: Vec<OwnedFd>, plugs: &Plugs) -> Result<DeviceAnswer, String> {
+    let Plugs { storage, adapters } = plugs;
+    let done = |()| DeviceAnswer::Done;
     match request {
-        DeviceRequest::AddDisk { disk } => {
-            disk.check()?;
-            let mut files = descriptors.into_iter().map(File::from);
-            let cached = files.next().ok_or("no file came with the disk")?;
-            storage.add(&disk, OpenFile { cached, direct: files.next() })
+        DeviceRequest::AddDisk { disk } => storage.add(&disk, file_of(&disk, descriptors)?).map(done),
+        DeviceRequest::RemoveDisk { controller, lun } => storage.remove(controller, lun).map(done),
+        DeviceRequest::ChangeMedium { disk, force } => {
+            storage.change_medium(&disk, file_of(&disk, descriptors)?, force).map(done)
         }
-        DeviceRequest::RemoveDisk { controller, lun } => storage.remove(controller, lun),
+        DeviceRequest::ResizeDisk { controller, lun, size } => {
+            storage.resize(controller, lun, size).map(|size| DeviceAnswer::Resized { size })
+        }
+        DeviceRequest::AddAdapter { adapter } => adapters.add(&adapter, descriptors).map(done),
+        DeviceRequest::RemoveAdapter { id } => adapters.remove(id).map(done),
+        DeviceRequest::SetLink { id, up } => adapters.set_link(id, up).map(done),
+    }
+}
+
+/// The file that came with a disk.
+fn file_of(disk: &DiskSettings, descriptors: Vec<OwnedFd>) -> Result<Option<OpenFile>, String> {
+    disk.check()?;
+    let mut files = descriptors.into_iter().map(File::from);
+    match (files.next(), &disk.file) {
+        (Some(cached), Some(_)) => Ok(Some(opened(cached, files.next()))),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err("no file came with the disk".into()),
+        (Some(_), None) => Err("a file came with an empty drive".into()),
     }
 }

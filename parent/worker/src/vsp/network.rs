@@ -2,14 +2,20 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parterre_api::NetworkAdapter;
+use parterre_partition::Partition;
 use parterre_partition::tap::{Offloads, Queue};
-use parterre_vmbus_server::{Device, Guid};
+use parterre_vmbus_server::Guid;
+use parterre_vmbus_server::bus::{Bus, OfferId};
 use parterre_vsp_network::wire::{FrameHeader, ReceiveOffloads};
 use parterre_vsp_network::{Adapter, Guards, Settings, Wire};
+use uuid::Uuid;
 use vm_memory::VolatileSlice;
+
+use super::Attachment;
+use crate::processor::log_line;
 
 /// Bits in a second that a link is said to carry; it carries what the parent's processors can.
 const SPEED: u64 = 10_000_000_000;
@@ -45,37 +51,126 @@ impl Wire for TapWire {
     }
 }
 
-/// The adapters with their queues: `counts` says how many of `descriptors` each has.
-///
-/// # Errors
-/// A sentence, if descriptors are missing or are none of TAP devices.
-pub fn adapters(
-    settings: &[NetworkAdapter],
-    counts: &[u16],
-    descriptors: Vec<OwnedFd>,
-) -> Result<Vec<Arc<dyn Device>>, String> {
-    let wanted: usize = counts.iter().map(|count| usize::from(*count)).sum();
-    if counts.len() != settings.len() || wanted != descriptors.len() {
-        return Err(format!(
-            "{} network adapters need {wanted} queues, and {} came from the management service",
-            settings.len(),
-            descriptors.len()
-        ));
+/// An adapter, and its place on the bus while there is one.
+struct Plugged {
+    id: Uuid,
+    device: Arc<Adapter>,
+    offer: Option<OfferId>,
+}
+
+#[derive(Default)]
+struct State {
+    bus: Option<Arc<dyn Bus>>,
+    plugged: Vec<Plugged>,
+}
+
+/// The machine's adapters. They come and go while it runs.
+pub struct Adapters(Mutex<State>);
+
+impl Adapters {
+    /// The adapters with their queues: `counts` says how many of `descriptors` each has.
+    ///
+    /// # Errors
+    /// A sentence, if descriptors are missing or are none of TAP devices.
+    pub fn new(
+        settings: &[NetworkAdapter],
+        counts: &[u16],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Adapters, String> {
+        let wanted: usize = counts.iter().map(|count| usize::from(*count)).sum();
+        if counts.len() != settings.len() || wanted != descriptors.len() {
+            return Err(format!(
+                "{} network adapters need {wanted} queues, and {} came from the management service",
+                settings.len(),
+                descriptors.len()
+            ));
+        }
+        let adapters = Adapters(Mutex::default());
+        let mut descriptors = descriptors.into_iter();
+        for (adapter, count) in settings.iter().zip(counts) {
+            adapters.add(adapter, descriptors.by_ref().take(usize::from(*count)).collect())?;
+        }
+        Ok(adapters)
     }
-    let mut descriptors = descriptors.into_iter();
-    let mut queues = |count: &u16| -> Vec<Arc<dyn Wire>> {
-        let some = descriptors.by_ref().take(usize::from(*count));
-        some.map(|descriptor| Arc::new(TapWire(Queue::from(descriptor))) as Arc<dyn Wire>).collect()
-    };
-    settings
-        .iter()
-        .zip(counts)
-        .map(|(adapter, count)| {
-            let device = Adapter::new(of(adapter), queues(count))
-                .map_err(|error| format!("network adapter {} does not work: {error}", adapter.mac))?;
-            Ok(Arc::new(device) as Arc<dyn Device>)
-        })
-        .collect()
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an adapter in; a guest that runs gets it at once.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn add(&self, adapter: &NetworkAdapter, queues: Vec<OwnedFd>) -> Result<(), String> {
+        let failed = |why: String| format!("network adapter {} does not work: {why}", adapter.mac);
+        let wires = queues.into_iter().map(|queue| Arc::new(TapWire(Queue::from(queue))) as Arc<dyn Wire>);
+        let device = Adapter::new(of(adapter), wires.collect()).map_err(|error| failed(error.to_string()))?;
+        if adapter.options.link_down {
+            device.set_link(false).map_err(|error| failed(error.to_string()))?;
+        }
+        let mut state = self.state();
+        let mut plugged = Plugged { id: adapter.id, device: Arc::new(device), offer: None };
+        if let Some(bus) = &state.bus {
+            let offer = bus.offer(plugged.device.clone()).map_err(|error| failed(error.to_string()))?;
+            plugged.offer = Some(offer);
+        }
+        state.plugged.push(plugged);
+        Ok(())
+    }
+
+    /// Takes an adapter out. Its TAP device goes when its channels have ended.
+    ///
+    /// # Errors
+    /// A sentence: there is no such adapter.
+    pub fn remove(&self, id: Uuid) -> Result<(), String> {
+        let mut state = self.state();
+        let place = state.place(id)?;
+        let plugged = state.plugged.remove(place);
+        if let (Some(bus), Some(offer)) = (&state.bus, plugged.offer) {
+            bus.rescind(offer);
+        }
+        Ok(())
+    }
+
+    /// Puts an adapter's cable in, or takes it out.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn set_link(&self, id: Uuid, up: bool) -> Result<(), String> {
+        let state = self.state();
+        let device = state.plugged[state.place(id)?].device.clone();
+        drop(state);
+        device.set_link(up).map_err(|error| format!("the link cannot be changed: {error}"))
+    }
+}
+
+impl State {
+    fn place(&self, id: Uuid) -> Result<usize, String> {
+        let place = self.plugged.iter().position(|plugged| plugged.id == id);
+        place.ok_or_else(|| format!("the machine has no network adapter {id}"))
+    }
+}
+
+impl Attachment for Adapters {
+    fn attach(&self, bus: Arc<dyn Bus>, _partition: Arc<dyn Partition>) {
+        let mut state = self.state();
+        for plugged in &mut state.plugged {
+            plugged.offer = match bus.offer(plugged.device.clone()) {
+                Ok(offer) => Some(offer),
+                Err(error) => {
+                    log_line(format_args!("the guest has to do without a network adapter: {error}"));
+                    None
+                }
+            };
+        }
+        state.bus = Some(bus);
+    }
+
+    fn detach(&self) {
+        let mut state = self.state();
+        state.bus = None;
+        state.plugged.iter_mut().for_each(|plugged| plugged.offer = None);
+    }
 }
 
 /// An adapter's settings for the VSP.

@@ -9,13 +9,15 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use parterre_api::{DiskFormat, DiskSettings};
-use parterre_partition::io::{IoCompletion, IoOperation, IoRequest, IoRing, open_disk};
+use parterre_partition::io::{
+    IoCompletion, IoOperation, IoRequest, IoRing, discard_blocks, open_disk, takes_discards,
+};
 use parterre_partition::memory::GuestMemory;
 use parterre_vmbus_server::ring::Segment;
 use parterre_vmbus_server::{Device, Memory, Wait};
 use parterre_vsp_storage::controller::queues;
 use parterre_vsp_storage::disk::{Completion, DiskError, Operation, Request};
-use parterre_vsp_storage::file::{Direct, DiskFile, OpenFile, raw};
+use parterre_vsp_storage::file::{Direct, Discard, DiskFile, OpenFile, raw};
 use parterre_vsp_storage::pool::Pool;
 use parterre_vsp_storage::{Backing, Controller, Engine, Engines, Identity, Kind, Lun, Medium, qcow2};
 use uuid::Uuid;
@@ -137,22 +139,47 @@ impl Drop for RingEngine {
     }
 }
 
-/// A unit with its medium, from descriptors that are open.
-fn unit(disk: &DiskSettings, open: OpenFile) -> Result<Lun, String> {
-    let named = |error: String| format!("{}: {error}", disk.file.display());
-    let read_only = disk.is_read_only();
-    let medium = match disk.format {
+/// A medium from descriptors that are open.
+///
+/// # Errors
+/// A sentence: the file cannot be used for what it is to be.
+pub fn medium(format: DiskFormat, read_only: bool, dvd: bool, open: OpenFile) -> Result<Medium, String> {
+    Ok(match format {
         DiskFormat::Raw => {
-            let (file, facts) = raw(open, read_only, disk.dvd).map_err(named)?;
+            let (file, facts) = raw(open, read_only, dvd)?;
             Medium { facts, backing: Backing::File(file) }
         }
         DiskFormat::Qcow2 => {
-            let (image, facts) = qcow2::open(open.cached, read_only).map_err(named)?;
-            Medium { facts, backing: Backing::Image(Box::new(image)) }
+            let (image, facts) = qcow2::open(open.cached, read_only)?;
+            Medium { facts, backing: Backing::Image(Arc::new(image)) }
         }
-    };
+    })
+}
+
+/// What is in a disk or drive, from descriptors that are open.
+fn medium_of(disk: &DiskSettings, open: Option<OpenFile>) -> Result<Option<Arc<Medium>>, String> {
+    let Some(open) = open else { return Ok(None) };
+    let medium = medium(disk.format, disk.is_read_only(), disk.dvd, open);
+    medium.map(Arc::new).map(Some).map_err(|error| format!("{}: {error}", disk.file_name()))
+}
+
+/// A unit with its medium.
+fn unit(disk: &DiskSettings, open: Option<OpenFile>) -> Result<Lun, String> {
     let kind = if disk.dvd { Kind::Dvd } else { Kind::Disk };
-    Ok(Lun::new(kind, Identity::new(disk.id, disk.serial.as_deref()), Some(Arc::new(medium))))
+    Ok(Lun::new(kind, Identity::new(disk.id, disk.serial.as_deref()), medium_of(disk, open)?))
+}
+
+/// Opens the file of a disk that has one.
+fn open(disk: &DiskSettings) -> Result<Option<OpenFile>, String> {
+    let Some(file) = &disk.file else { return Ok(None) };
+    let open = open_disk(file, disk.is_read_only(), disk.bypasses_cache())?;
+    Ok(Some(opened(open.cached, open.direct)))
+}
+
+/// Descriptors of a disk's file, with what can be done with it.
+pub fn opened(cached: File, direct: Option<File>) -> OpenFile {
+    let discard = takes_discards(&cached).then_some(discard_blocks as Discard);
+    OpenFile { cached, direct, discard }
 }
 
 /// The controllers of a machine.
@@ -185,8 +212,7 @@ impl Storage {
         let controllers = (0..count).map(make).collect::<Result<_, String>>()?;
         let storage = Storage { controllers };
         for disk in disks {
-            let open = open_disk(&disk.file, disk.is_read_only(), disk.bypasses_cache())?;
-            storage.add(disk, OpenFile { cached: open.cached, direct: open.direct })?;
+            storage.add(disk, open(disk)?)?;
         }
         Ok(storage)
     }
@@ -204,11 +230,11 @@ impl Storage {
         })
     }
 
-    /// Puts a disk in; the guest is told.
+    /// Puts a disk in, with its file if it has one; the guest is told.
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub fn add(&self, disk: &DiskSettings, open: OpenFile) -> Result<(), String> {
+    pub fn add(&self, disk: &DiskSettings, open: Option<OpenFile>) -> Result<(), String> {
         let controller = self.controller(disk.controller)?;
         controller.add(disk.lun, Arc::new(unit(disk, open)?)).map_err(|error| error.to_string())
     }
@@ -219,6 +245,55 @@ impl Storage {
     /// A sentence that says why not.
     pub fn remove(&self, controller: u8, lun: u8) -> Result<(), String> {
         self.controller(controller)?.remove(lun).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn lun(&self, controller: u8, lun: u8) -> Result<Arc<Lun>, String> {
+        let unit = self.controller(controller)?.lun(lun);
+        unit.ok_or_else(|| format!("place {lun} of controller {controller} is empty"))
+    }
+
+    /// Puts another disc into a drive, or takes it out; the guest hears of it with its next command. A guest that has locked the drive is asked
+    /// to let go of its disc, unless `force` says not to care.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn change_medium(
+        &self,
+        disk: &DiskSettings,
+        open: Option<OpenFile>,
+        force: bool,
+    ) -> Result<(), String> {
+        let lun = self.lun(disk.controller, disk.lun)?;
+        if lun.kind() != Kind::Dvd || !disk.dvd {
+            return Err(format!("the disk at place {} is no DVD drive; remove it and add another", disk.lun));
+        }
+        let medium = medium_of(disk, open)?;
+        if lun.is_locked() && lun.medium().is_some() && !force {
+            lun.request_eject();
+            return Err("the guest has locked the drive, as it does while the disc is mounted; it was told that the disc is to come \
+                        out: try again when it has let go of it, or use --force"
+                .into());
+        }
+        lun.change_medium(medium);
+        Ok(())
+    }
+
+    /// Grows a disk to `size` bytes, or takes notice of its file's growth; gives its size. The guest is told.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub fn resize(&self, controller: u8, lun: u8, size: Option<u64>) -> Result<u64, String> {
+        let unit = self.lun(controller, lun)?;
+        let medium = unit.medium().filter(|_| unit.kind() == Kind::Disk);
+        let medium = medium.ok_or("a DVD drive has no size of its own")?;
+        let grown = medium.resized(size)?;
+        let size = grown.facts.size;
+        if size != medium.facts.size {
+            unit.change_medium(Some(Arc::new(grown)));
+            // An idle guest sends no command that could be answered with the news.
+            self.controller(controller)?.tell();
+        }
+        Ok(size)
     }
 }
 

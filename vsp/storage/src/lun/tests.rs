@@ -234,6 +234,51 @@ fn a_dvd_comes_and_goes() {
 }
 
 #[test]
+fn the_button_of_a_locked_drive_is_told_as_an_event() {
+    let lun = dvd();
+    assert!(!lun.is_locked());
+    execute(&lun, &[PREVENT_ALLOW_REMOVAL, 0, 0, 0, 1], vec![]);
+    assert!(lun.is_locked());
+    lun.request_eject();
+    let event = [GET_EVENT_STATUS, 1, 0, 0, 0x10, 0, 0, 0, 8];
+    assert_eq!(data(execute(&lun, &event, vec![]))[4..6], [1, 2]);
+    assert_eq!(data(execute(&lun, &event, vec![]))[4..6], [0, 2]);
+    // Nothing else has happened to the medium.
+    assert!(matches!(execute(&lun, &[TEST_UNIT_READY], vec![]), Outcome::Done));
+    // The next guest has locked nothing, and nothing is locked in an empty drive.
+    lun.restart();
+    assert!(!lun.is_locked());
+    execute(&lun, &[PREVENT_ALLOW_REMOVAL, 0, 0, 0, 1], vec![]);
+    lun.change_medium(None);
+    assert!(!lun.is_locked());
+}
+
+#[test]
+fn a_grown_disk_has_its_new_capacity() {
+    let probe = Probe::new(1 << 20);
+    let medium = probe.medium(512, false);
+    probe.with(|data| data[..4].copy_from_slice(b"kept"));
+    for (size, words) in [((1 << 20) - 512, "only be grown"), ((1 << 20) + 100, "multiple of 512")] {
+        let error = medium.resized(Some(size)).err().unwrap();
+        assert!(error.contains(words), "{error}");
+    }
+    let lun = Lun::new(Kind::Disk, Identity::new(Uuid::from_u128(7), None), Some(medium.clone()));
+    lun.change_medium(Some(Arc::new(medium.resized(Some(2 << 20)).unwrap())));
+    fails(execute(&lun, &[READ_CAPACITY_10], vec![]), Sense::CAPACITY_CHANGED);
+    assert_eq!(data(execute(&lun, &[READ_CAPACITY_10], vec![])), [0, 0, 15, 255, 0, 0, 2, 0]);
+    probe.with(|data| assert_eq!((&data[..4], data.len()), (&b"kept"[..], 2 << 20)));
+    // Somebody else made it larger, then smaller than the guest knows it.
+    probe.with(|data| data.resize(3 << 20, 0));
+    assert_eq!(medium.resized(None).unwrap().facts.size, 3 << 20);
+    probe.with(|data| data.truncate(1000));
+    assert!(medium.resized(None).err().unwrap().contains("smaller"));
+    let fixed = Probe::new(4096).medium(512, true);
+    assert!(fixed.resized(Some(8192)).err().unwrap().contains("read-only"));
+    probe.fail(28);
+    assert!(medium.resized(Some(4 << 20)).err().unwrap().contains("cannot be grown"));
+}
+
+#[test]
 fn a_changed_size_is_told_once() {
     let lun = disk(false);
     lun.change_medium(Some(Probe::new(1 << 20).medium(512, false)));

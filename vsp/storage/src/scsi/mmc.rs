@@ -99,6 +99,8 @@ pub fn configuration(blocks: Option<u32>, kind: u8, first: u16) -> Result<Vec<u8
 pub enum MediaEvent {
     /// Nothing.
     None,
+    /// Somebody pressed the button by which the medium comes out.
+    EjectRequest,
     /// A medium was put in.
     New,
     /// The medium was taken out.
@@ -115,6 +117,7 @@ pub fn event_status(classes: u8, event: MediaEvent, loaded: bool) -> Vec<u8> {
     }
     let code = match event {
         MediaEvent::None => 0,
+        MediaEvent::EjectRequest => 1,
         MediaEvent::New => 2,
         MediaEvent::Removed => 3,
     };
