@@ -8,7 +8,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parterre_vmbus_server::{ChannelError, Handler, Packet, PacketKind, Queue, Visit, Wait, Written};
 
@@ -33,8 +32,6 @@ const TURNS: usize = 64;
 const VISIT: usize = 4;
 /// Longest message of the guest's that is sent there: a large one takes the parent's network stack long.
 const SMALL: u64 = 2048;
-/// How long the completion of a single small frame may wait for other news for the guest, which is signalled once for both.
-const PATIENCE: Duration = Duration::from_millis(5);
 /// Least and greatest payload of a frame.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65521;
 
@@ -50,26 +47,12 @@ pub(crate) struct Channel {
     packet: Packet,
     /// The packet has been read, and its turn comes next.
     held: bool,
-    /// When the thread looks for completions that wait.
-    look: Option<Instant>,
-    /// There was a visit since then.
-    visited: bool,
 }
 
 impl Channel {
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Channel {
         let (receiver, packet) = (Receiver::default(), Packet::default());
-        Channel {
-            shared,
-            index,
-            receiver,
-            answers: VecDeque::new(),
-            subchannels: None,
-            packet,
-            held: false,
-            look: None,
-            visited: false,
-        }
+        Channel { shared, index, receiver, answers: VecDeque::new(), subchannels: None, packet, held: false }
     }
 
     /// Says whether none waits any more.
@@ -335,8 +318,6 @@ impl Handler for Channel {
         if let Some(lane) = self.shared.lanes.get(self.index) {
             lane.waker.clear();
         }
-        // A guest that talks is visited again soon: then its last completion need not be looked for anew each time.
-        self.look = std::mem::take(&mut self.visited).then(|| Instant::now() + PATIENCE);
         for _ in 0..TURNS {
             let more = self.take_packets(queue)?;
             self.spread(queue)?;
@@ -355,22 +336,16 @@ impl Handler for Channel {
         if self.held || self.subchannels.is_some() || !self.receiver.hungry {
             return Ok(Visit::Refused);
         }
-        self.visited = true;
         if !self.take_quick(queue)? {
             return Ok(Visit::Rest);
         }
-        if self.answers.len() == 1 {
-            return Ok(if self.look.is_some() { Visit::Done } else { Visit::Rest });
-        }
-        // Those for which there is no room wait for the guest's signal that there is.
+        // None is kept for company: a guest's sender may wait for it (Linux's TCP corks small writes until then). Those for which
+        // there is no room wait for the guest's signal that there is.
         self.send_answers(queue)?;
         Ok(Visit::Done)
     }
 
     fn wait(&self, wait: &mut Wait) {
-        if let Some(time) = self.look {
-            wait.until(time);
-        }
         let Some(lane) = self.shared.lanes.get(self.index) else { return };
         wait.readable(lane.waker.source());
         if self.receiver.hungry && lane.is_attached() {
