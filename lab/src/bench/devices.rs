@@ -18,7 +18,9 @@ use crate::session::Session;
 use crate::{build, cache, guest};
 
 const BOOT: Duration = Duration::from_secs(180);
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(120);
+/// The peer's guest loses a timer interrupt now and then, below the emulator's SVM, and stands still: then in a fresh box.
+const TRIES: u32 = 3;
 
 const DISK: &str = "dd if=/dev/zero of=/tmp/disk.img bs=1M count=256 2>/dev/null";
 const COUNTERS: &str = "mount -t debugfs none /sys/kernel/debug 2>/dev/null";
@@ -93,8 +95,8 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
     add_guest(&mut peer.extras)?;
     let mut rows = Vec::new();
     for load in LOADS {
-        let below = side("Parterre", once(&ours, load, Whose::Ours)).unwrap_or_default();
-        let beside = side("The peer", once(&peer, load, Whose::Peers)).unwrap_or_default();
+        let below = side("Parterre", tried(&ours, load, Whose::Ours)).unwrap_or_default();
+        let beside = side("The peer", tried(&peer, load, Whose::Peers)).unwrap_or_default();
         let of = |numbers: &[(String, f64)], name: &str| {
             numbers.iter().find(|(other, _)| other == name).map(|(_, number)| *number)
         };
@@ -133,6 +135,18 @@ fn add_guest(extras: &mut Extras) -> Result<()> {
     extras.files.extend(files.map(|(path, file)| (path.to_owned(), file)));
     extras.programs.push(("usr/bin/lab-load".into(), load));
     Ok(())
+}
+
+/// The first of a few tries that comes to its end.
+fn tried(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
+    let mut tried = once(wish, load, whose);
+    for _ in 1..TRIES {
+        if tried.is_ok() {
+            break;
+        }
+        tried = once(wish, load, whose);
+    }
+    tried
 }
 
 fn once(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
