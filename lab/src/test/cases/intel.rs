@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use super::{parent, succeed};
+use super::{parent, succeed, tmk};
 use crate::session::{Outcome, Session};
 use crate::test::{Case, Check, PLAIN, Setting};
 
 /// An Intel box with two processors.
-const INTEL: Setting = Setting { spec: "intel,cpus=2,net=e1000", ..PLAIN };
+const INTEL: Setting = Setting { spec: "intel,cpus=2,net=e1000", test_kernels: true, ..PLAIN };
 /// The box's clock goes by instructions: a machine with other work to do may make seconds of it into minutes.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case { name: "intel::kernel-log-is-clean", setting: INTEL, check: Check::Shared(parent::clean_log) },
     Case { name: "intel::devices-interrupt", setting: INTEL, check: Check::Shared(devices_interrupt) },
     Case { name: "intel::vmx-is-the-hypervisors", setting: INTEL, check: Check::Shared(vmx_is_hidden) },
+    Case { name: "intel::test-kernels", setting: INTEL, check: Check::Shared(test_kernels) },
     Case { name: "intel::powers-off", setting: INTEL, check: Check::Own(powers_off) },
 ];
 
@@ -43,6 +44,16 @@ fn vmx_is_hidden(session: &mut Session) -> Result<()> {
     ensure!(processor.contains("GenuineIntel"), "The box has another processor:\n{processor}");
     let flags = processor.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     ensure!(!flags.split_whitespace().any(|flag| flag == "vmx"), "The parent is told of VMX: {flags}");
+    Ok(())
+}
+
+/// What `tmk` shows on AMD's processors, by the same programs.
+fn test_kernels(session: &mut Session) -> Result<()> {
+    for case in tmk::CASES {
+        if let Check::Shared(check) = case.check {
+            check(session).with_context(|| format!("As {}, on an Intel processor", case.name))?;
+        }
+    }
     Ok(())
 }
 
