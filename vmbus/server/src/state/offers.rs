@@ -72,6 +72,7 @@ impl Server {
         if let Some(device) = self.devices.get_mut(&id) {
             device.removed = true;
             self.rescind_device(id);
+            self.forget_if_left(id);
         }
     }
 
@@ -206,19 +207,26 @@ impl Server {
         }
         self.channels.remove(&number);
         self.gpadls.remove_of_channel(number);
-        let Some(device) = self.devices.get_mut(&id) else { return };
-        device.subchannels.retain(|subchannel| *subchannel != number);
-        if device.primary != number {
-            return;
-        }
-        // A device that failed comes back with the next guest.
-        device.primary = NO_CHANNEL;
-        if device.removed || device.is_socket() {
-            self.devices.remove(&id);
-            if socket_gone {
-                self.actions.push_back(Action::Removed(id));
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.subchannels.retain(|subchannel| *subchannel != number);
+            if device.primary == number {
+                device.primary = NO_CHANNEL;
             }
         }
+        if self.forget_if_left(id) && socket_gone {
+            self.actions.push_back(Action::Removed(id));
+        }
+    }
+
+    /// Forgets a device that is gone for good when its last channel is. The guest may let go of the channels in any order.
+    fn forget_if_left(&mut self, id: OfferId) -> bool {
+        // A device that failed comes back with the next guest.
+        let goes = self.devices.get(&id).is_some_and(|device| device.removed || device.is_socket());
+        let left = goes && !self.channels.values().any(|channel| channel.device == id);
+        if left {
+            self.devices.remove(&id);
+        }
+        left
     }
 
     /// No guest knows of anything any more: sub-channels and connections go, failed devices come back.

@@ -438,6 +438,21 @@ fn the_same_device_is_offered_once() {
     assert_eq!({ rig.last::<OfferChannel>(MessageType::OFFER_CHANNEL).channel_id }, 2);
 }
 
+#[test]
+fn a_device_goes_with_its_last_channel() {
+    for order in [[1, 2], [2, 1]] {
+        let mut rig = Rig::connected(Version::WIN10_V5, 1);
+        let id = rig.server.channels[&1].device;
+        assert_eq!(rig.server.offer_subchannels(id, 1), 1);
+        rig.server.rescind(id);
+        rig.work();
+        for (number, left) in order.into_iter().zip([1, 0]) {
+            rig.about(MessageType::RELID_RELEASED, number).unwrap();
+            assert_eq!((rig.server.channels.len(), rig.server.devices.len()), (left, left), "{order:?}");
+        }
+    }
+}
+
 /// What a guest or a worker may do at any time.
 #[derive(Clone, Debug)]
 enum Step {
