@@ -286,6 +286,8 @@ pub trait Vcpu: Send {
     fn xsave_mut(&mut self) -> &mut [u8; 4096];
     /// Reads XMM register 0-15, whether loaded or not.
     fn xmm(&mut self, index: usize) -> u128;
+    /// XMM registers 0 to 5 one after the other, whether loaded or not.
+    fn first_xmm(&mut self) -> &[u8; 6 * 16];
     /// Writes XMM register 0-15, whether loaded or not.
     fn set_xmm(&mut self, index: usize, value: u128);
 

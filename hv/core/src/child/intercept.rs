@@ -206,6 +206,7 @@ pub(super) fn instruction_bytes<V: Vcpu, G: GuestMemory + ?Sized>(
     events::fetch_at_rip(vcpu, memory, physical_bits, Mode::of(vcpu))
 }
 
+#[inline]
 fn instruction(bytes: Option<Instruction>) -> (u8, [u8; MAX_INSTRUCTION_BYTES]) {
     let mut field = [0; MAX_INSTRUCTION_BYTES];
     let Some(bytes) = bytes else { return (0, field) };

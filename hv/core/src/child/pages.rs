@@ -123,20 +123,29 @@ fn exchange<M: Machine>(machine: &M, frame: &Frame, offset: usize) -> u32 {
     }
 }
 
-/// What is written of the register page: all but the vectors, which the parent may be changing, and what is reserved before
-/// them.
+/// Of what is published, what comes before the general registers.
 #[repr(C)]
 #[derive(IntoBytes, Immutable)]
-struct Published {
+struct Beginning {
     version: u16,
     is_valid: u8,
     reserved0: u8,
     dirty: RegisterPageDirty,
-    gp_registers: [u64; 16],
+}
+
+/// What lies between the general and the XMM registers.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Middle {
     rip: u64,
     rflags: u64,
     reserved1: u64,
-    xmm: [RegisterValue; 6],
+}
+
+/// What comes after the XMM registers, up to what is reserved before the vectors, which the parent may be changing.
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Remainder {
     segments: [SegmentRegister; 6],
     cr: [u64; 4],
     efer: u64,
@@ -146,37 +155,51 @@ struct Published {
     instruction_emulation_hints: u64,
     xfem: u64,
 }
-const _: () = assert!(size_of::<Published>() == offset_of!(VpRegisterPage, reserved2));
-const _: () = assert!(offset_of!(Published, xmm) == offset_of!(VpRegisterPage, xmm));
-const _: () = assert!(offset_of!(Published, efer) == offset_of!(VpRegisterPage, efer));
+const GENERAL: usize = offset_of!(VpRegisterPage, gp_registers);
+const MIDDLE: usize = offset_of!(VpRegisterPage, rip);
+const XMM: usize = offset_of!(VpRegisterPage, xmm);
+const REMAINDER: usize = offset_of!(VpRegisterPage, segments);
+const _: () = assert!(size_of::<Beginning>() == GENERAL);
+const _: () = assert!(MIDDLE + size_of::<Middle>() == XMM);
+const _: () = assert!(REMAINDER + size_of::<Remainder>() == offset_of!(VpRegisterPage, reserved2));
 
 /// Writes the registers into the register page, as an intercept goes to the parent.
 pub(super) fn publish_registers<M: Machine>(machine: &M, pages: &VpPages, inner: &mut Inner<M>) {
     let Some(frame) = pages.get(Page::Registers) else { return };
-    let xmm = core::array::from_fn(|index| inner.vcpu.xmm(index).into());
+    machine.write_frame(frame, XMM, inner.vcpu.first_xmm());
     let vcpu = &inner.vcpu;
-    let mut page = Published {
+    let beginning = Beginning {
         version: VpRegisterPage::VERSION_1,
         is_valid: 1,
         reserved0: 0,
         dirty: RegisterPageDirty::empty(),
-        gp_registers: *vcpu.gprs(),
-        rip: vcpu.get(Reg::Rip),
-        rflags: vcpu.get(Reg::Rflags),
-        reserved1: 0,
-        xmm,
-        segments: SEGMENTS.map(|name| super::registers::segment_layout(vcpu.segment(name))),
-        cr: [Reg::Cr0, Reg::Cr3, Reg::Cr4, Reg::Cr8].map(|register| vcpu.get(register)),
+    };
+    machine.write_frame(frame, 0, beginning.as_bytes());
+    machine.write_frame(frame, GENERAL, vcpu.gprs().as_bytes());
+    let middle = Middle { rip: vcpu.get(Reg::Rip), rflags: vcpu.get(Reg::Rflags), reserved1: 0 };
+    machine.write_frame(frame, MIDDLE, middle.as_bytes());
+    let interrupt_state = InterruptStateRegister::new()
+        .with_interrupt_shadow(vcpu.interrupt_shadow())
+        .with_nmi_masked(vcpu.nmi_masked());
+    let segment = |name| super::registers::segment_layout(vcpu.segment(name));
+    let remainder = Remainder {
+        segments: [
+            segment(SegmentName::Es),
+            segment(SegmentName::Cs),
+            segment(SegmentName::Ss),
+            segment(SegmentName::Ds),
+            segment(SegmentName::Fs),
+            segment(SegmentName::Gs),
+        ],
+        cr: [vcpu.get(Reg::Cr0), vcpu.get(Reg::Cr3), vcpu.get(Reg::Cr4), vcpu.get(Reg::Cr8)],
         efer: vcpu.get(Reg::Efer),
         dr7: vcpu.get(Reg::Dr7),
         pending_interruption: super::registers::pending_interruption(vcpu.pending_event()),
-        interrupt_state: InterruptStateRegister::default(),
+        interrupt_state,
         instruction_emulation_hints: 0,
         xfem: vcpu.get(Reg::Xcr0),
     };
-    page.interrupt_state.set_interrupt_shadow(vcpu.interrupt_shadow());
-    page.interrupt_state.set_nmi_masked(vcpu.nmi_masked());
-    machine.write_frame(frame, 0, page.as_bytes());
+    machine.write_frame(frame, REMAINDER, remainder.as_bytes());
 }
 
 /// Takes over what the parent has changed in the register page. Values that are not allowed are left out, as in a processor

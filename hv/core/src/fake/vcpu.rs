@@ -236,6 +236,10 @@ impl Vcpu for FakeVcpu {
         self.xsave[place..place + 16].try_into().map_or(0, u128::from_le_bytes)
     }
 
+    fn first_xmm(&mut self) -> &[u8; 6 * 16] {
+        self.xsave[160..].first_chunk().expect("the area is a page")
+    }
+
     fn set_xmm(&mut self, index: usize, value: u128) {
         let place = 160 + 16 * index;
         self.xsave[place..place + 16].copy_from_slice(&value.to_le_bytes());

@@ -71,6 +71,7 @@ impl<'a> Call<'a> {
         Self::new(control, input, pair(gpr::RDI, gpr::RSI), memory)
     }
 
+    #[inline]
     fn new(control: u64, input: u64, output: u64, memory: &'a dyn Memory) -> HvResult<Self> {
         let call = Self { control: HypercallInput::from(control), input, output, memory, block: None };
         call.control.check()?;
@@ -143,6 +144,7 @@ impl<'a> Call<'a> {
     }
 
     /// Copies input from byte `offset` on.
+    #[inline]
     pub fn copy_input(&self, offset: usize, bytes: &mut [u8]) -> HvResult<()> {
         if let Some(block) = self.block {
             return block.read(offset, bytes);
@@ -163,6 +165,7 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// The call is fast without room for output, or the page is not writable.
+    #[inline]
     pub fn copy_output(&self, offset: usize, bytes: &[u8]) -> HvResult<()> {
         if let Some(block) = self.block {
             return block.write(offset, bytes);

@@ -160,6 +160,7 @@ impl<M: Machine> ParentSpace<M> {
 }
 
 /// Faults at the first page of the range that is no RAM.
+#[inline]
 fn only_ram(table: &OwnershipTable, gpa: u64, length: usize) -> Result<(), GpaFault> {
     let last = gpa.checked_add((length as u64).saturating_sub(1)).ok_or(GpaFault(gpa))?;
     match (gpa >> 12..=last >> 12).find(|&page| table.owner(page) == PageOwner::Absent) {

@@ -57,11 +57,13 @@ impl TimerQueue {
     }
 
     /// When the next entry is due.
+    #[inline]
     pub fn next(&self) -> Option<u64> {
         self.entries.iter().map(|(deadline, _)| *deadline).chain(self.overflow).min()
     }
 
     /// Takes something that is due at `now`.
+    #[inline]
     pub fn take_due(&mut self, now: u64) -> Option<Due> {
         if let Some(index) = self.entries.iter().position(|(deadline, _)| *deadline <= now) {
             return self.entries.swap_pop(index).map(|(_, watched)| Due::One(watched));

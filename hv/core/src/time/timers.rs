@@ -49,6 +49,8 @@ struct Timer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyntheticTimers {
     timers: [Timer; STIMER_COUNT],
+    /// The least of the timers' `next`: it is asked for at every dispatch.
+    earliest: Option<u64>,
 }
 
 impl SyntheticTimers {
@@ -70,16 +72,25 @@ impl SyntheticTimers {
     pub fn write(&mut self, msr: u32, value: u64, now: u64) -> Option<Result<(), Fault>> {
         let (index, is_count) = register(msr)?;
         let timer = self.timers.get_mut(index)?;
-        if is_count {
+        let written = if is_count {
             timer.write_count(value, now);
-            return Some(Ok(()));
-        }
-        Some(timer.write_config(value.into(), now))
+            Ok(())
+        } else {
+            timer.write_config(value.into(), now)
+        };
+        self.find_earliest();
+        Some(written)
+    }
+
+    /// The timers have changed.
+    fn find_earliest(&mut self) {
+        self.earliest = self.timers.iter().filter_map(|timer| timer.next).min();
     }
 
     /// The earliest reference time at which [`SyntheticTimers::expire`] has something to do.
+    #[inline]
     pub fn deadline(&self) -> Option<u64> {
-        self.timers.iter().filter_map(|timer| timer.next).min()
+        self.earliest
     }
 
     /// If one timer alone is running and all it does is assert a vector once: that vector, so that the deadline can be
@@ -97,7 +108,9 @@ impl SyntheticTimers {
             // Below 4.
             timer.expire(index as u8, now)
         });
-        expirations.collect()
+        let expirations = expirations.collect();
+        self.find_earliest();
+        expirations
     }
 
     /// Whether a message has not been delivered yet.

@@ -137,11 +137,23 @@ pub unsafe fn current_xcr0(features: &Features) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Sets XCR0 of the machine, if it has one.
+/// Sets XCR0 of the machine, if it has one, after [`save_states`] or [`restore_states`]. These leave all its states on,
+/// and the instruction is slow.
 ///
 /// # Safety
 /// As for [`current_xcr0`], and `value` is one that the machine takes.
 pub unsafe fn put_back_xcr0(value: u64, features: &Features) {
+    if value != features.xcr0 {
+        // SAFETY: the caller's promise.
+        unsafe { set_xcr0(value) };
+    }
+}
+
+/// Sets XCR0 of the machine, if it has one.
+///
+/// # Safety
+/// As for [`put_back_xcr0`].
+pub unsafe fn write_xcr0(value: u64, features: &Features) {
     if features.xcr0 != 0 {
         // SAFETY: the caller's promise.
         unsafe { set_xcr0(value) };
@@ -221,6 +233,14 @@ pub fn xmm(area: &[u8; 4096], index: usize) -> u128 {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&area[XMM + index % 16 * 16..][..16]);
     u128::from_le_bytes(bytes)
+}
+
+/// XMM registers 0 to 5 in an image.
+pub fn first_xmm(area: &[u8; 4096]) -> &[u8; 6 * 16] {
+    match area[XMM..].first_chunk() {
+        Some(registers) if area[HEADER] & SSE != 0 => registers,
+        _ => &[0; 6 * 16],
+    }
 }
 
 /// Sets XMM register `index` (0 to 15) in an image.

@@ -178,7 +178,9 @@ impl machine::Vcpu for Vcpu {
         self.fetch_area();
         // SAFETY: `load` came before on this processor.
         unsafe { self.registers.unload(&self.features, self.mode == Mode::Parent) };
-        self.unload_vmx();
+        if matches!(self.engine, Engine::Vmx(_)) {
+            self.unload_vmx();
+        }
         self.loaded = false;
     }
 
@@ -262,6 +264,11 @@ impl machine::Vcpu for Vcpu {
     fn xmm(&mut self, index: usize) -> u128 {
         self.fetch_area();
         extended::xmm(&self.area, index)
+    }
+
+    fn first_xmm(&mut self) -> &[u8; 6 * 16] {
+        self.fetch_area();
+        extended::first_xmm(&self.area)
     }
 
     fn set_xmm(&mut self, index: usize, value: u128) {

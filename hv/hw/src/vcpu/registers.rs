@@ -173,7 +173,7 @@ fn set_switched(vcpu: &mut Vcpu, register: Reg, value: u64) {
             vcpu.registers.load_debug();
             vcpu.registers.load_msrs(&features);
             if register == Reg::Xcr0 {
-                extended::put_back_xcr0(vcpu.registers.xcr0, &features);
+                extended::write_xcr0(vcpu.registers.xcr0, &features);
             }
         }
     }

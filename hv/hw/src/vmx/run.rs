@@ -164,6 +164,7 @@ impl Vcpu {
     }
 
     /// Finishes [`parterre_core::machine::Vcpu::load`].
+    #[inline(never)]
     pub(crate) fn load_vmx(&mut self, processor: &LogicalProcessor) {
         let cr4_owned = self.cr4_owned();
         let own = self.vmx();
@@ -197,6 +198,7 @@ impl Vcpu {
     }
 
     /// Does its part of [`parterre_core::machine::Vcpu::unload`].
+    #[inline(never)]
     pub(crate) fn unload_vmx(&mut self) {
         let Some(vmcs) = self.in_structure() else { return };
         state::unload(vmcs, &mut self.vmcb.save);
@@ -211,6 +213,7 @@ impl Vcpu {
     }
 
     /// Runs until an exit that is core's.
+    #[inline(never)]
     pub(crate) fn run_vmx(&mut self, processor: &mut LogicalProcessor) -> Exit {
         // SAFETY: the processor is loaded, so its structure is current.
         let vmcs = unsafe { Current::new() };

@@ -16,6 +16,7 @@ impl SyntheticTimers {
         for (timer, state) in self.timers.iter_mut().zip(&state.timers) {
             *timer = Timer::import(state, now);
         }
+        self.find_earliest();
     }
 }
 
