@@ -62,7 +62,7 @@ impl<M: Machine> Child<M> {
             msr::GUEST_OS_ID => self.guest_os_id.load(SeqCst),
             msr::HYPERCALL => self.hypercall_msr.load(SeqCst),
             msr::VP_INDEX => u64::from(vp.index),
-            msr::VP_RUNTIME => inner.counts.run_time(machine),
+            msr::VP_RUNTIME => inner.counts.run_time(hv),
             // The caller lets it idle.
             msr::GUEST_IDLE => 0,
             msr::TSC_INVARIANT_CONTROL if self.policy.read().has_invariant_tsc(machine) => {

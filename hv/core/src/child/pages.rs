@@ -5,6 +5,7 @@
 
 use super::{Inner, vp::Counts};
 use crate::{
+    hypervisor::Hypervisor,
     machine::{Machine, Reg, SegmentName, Vcpu},
     memory::{Frame, Visible},
 };
@@ -77,12 +78,12 @@ impl VpPages {
     }
 
     /// Writes the statistics, if the parent has asked for them.
-    pub fn write_counts<M: Machine>(&self, machine: &M, counts: &Counts) {
+    pub fn write_counts<M: Machine>(&self, hv: &Hypervisor<M>, counts: &Counts) {
         if self.get(Page::Stats).is_none() {
             return;
         }
         for (counter, value) in [
-            (VpCounter::TOTAL_RUN_TIME, counts.run_time(machine)),
+            (VpCounter::TOTAL_RUN_TIME, counts.run_time(hv)),
             (VpCounter::HYPERCALLS_COUNT, counts.hypercalls),
             (VpCounter::IO_INSTRUCTIONS_COUNT, counts.io),
             (VpCounter::HLT_INSTRUCTIONS_COUNT, counts.halts),
@@ -92,7 +93,7 @@ impl VpPages {
             (VpCounter::EXTERNAL_INTERRUPTS_COUNT, counts.interrupts),
             (VpCounter::LOGICAL_PROCESSOR_DISPATCHES, counts.dispatches),
         ] {
-            self.set_counter(machine, counter, value);
+            self.set_counter(&hv.machine, counter, value);
         }
     }
 

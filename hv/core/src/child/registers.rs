@@ -142,7 +142,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
             Name::REFERENCE_TSC => self.child.reference_tsc_msr.load(SeqCst),
             Name::VP_INDEX => u64::from(self.vp.index),
             Name::VP_ASSIST_PAGE => self.inner.assist.register,
-            Name::VP_RUNTIME => self.inner.counts.run_time(&self.hv.machine),
+            Name::VP_RUNTIME => self.inner.counts.run_time(self.hv),
             Name::TIME_REF_COUNT => self.child.clock.read().reference_time(self.hv.machine.tsc()),
             name if (Name::GUEST_CRASH_P0.0..=Name::GUEST_CRASH_P4.0).contains(&name.0) => {
                 self.child.crash[(name.0 - Name::GUEST_CRASH_P0.0) as usize].load(SeqCst)

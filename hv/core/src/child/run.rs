@@ -151,7 +151,7 @@ impl<M: Machine> Run<'_, M> {
             () if self.inner.intercept_suspend => End::Intercept,
             () => self.in_place_of(parent, processor),
         };
-        self.vp.pages.lock().write_counts(&self.hv.machine, &self.inner.counts);
+        self.vp.pages.lock().write_counts(self.hv, &self.inner.counts);
         if end != End::Blocked {
             self.vp.schedule.end();
         }

@@ -237,13 +237,9 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// Time in guest mode and in exits until now, in 100 ns.
-    pub fn run_time<M: Machine>(&self, machine: &M) -> u64 {
-        let present = self.since.map_or(0, |since| machine.tsc().wrapping_sub(since));
-        let ticks = self.run_time.wrapping_add(present);
-        let frequency = machine.tsc_frequency().max(1);
-        // Second by second, because 64 bits divide faster than 128. No counter ticks so fast that the product is cut off.
-        let (seconds, rest) = (ticks / frequency, ticks % frequency);
-        seconds.wrapping_mul(10_000_000).wrapping_add(rest.saturating_mul(10_000_000) / frequency)
+    pub fn run_time<M: Machine>(&self, hv: &Hypervisor<M>) -> u64 {
+        let present = self.since.map_or(0, |since| hv.machine.tsc().wrapping_sub(since));
+        hv.parent.clock.duration(self.run_time.wrapping_add(present))
     }
 }
 

@@ -78,6 +78,11 @@ impl Clock {
         timer::reference_time(tsc, self.scale, self.offset)
     }
 
+    /// How long so many ticks of the physical TSC are, in 100 ns.
+    pub fn duration(&self, ticks: u64) -> u64 {
+        timer::reference_time(ticks, self.scale, 0)
+    }
+
     /// The first physical TSC at which the reference time is `time` or later; `None` if that is never, as time is
     /// frozen or the counter ends before.
     pub fn tsc_at(&self, time: u64) -> Option<u64> {

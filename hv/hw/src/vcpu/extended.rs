@@ -17,8 +17,8 @@ const HEADER: usize = 512;
 /// First byte of the header: XMM registers are not in their initial state.
 const SSE: u8 = 1 << 1;
 
-/// The registers; meaningful while the virtual processor is not loaded, except those that exit on every write (a
-/// child's `TSC_AUX`, `XSS`, `SPEC_CTRL`).
+/// The registers; meaningful while the virtual processor is not loaded, except those that exit on every write (`XCR0`, and
+/// a child's `TSC_AUX`, `XSS`, `SPEC_CTRL`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Registers {
     /// XCR0; 0 on a machine without XSAVE.
@@ -58,7 +58,6 @@ impl Registers {
     pub unsafe fn unload(&mut self, features: &Features, all: bool) {
         // SAFETY: the caller's promise.
         unsafe {
-            self.xcr0 = current_xcr0(features);
             self.debug = debug();
             if all {
                 self.unload_msrs(features);
@@ -123,25 +122,11 @@ pub fn debug() -> [u64; 4] {
     [dr0, dr1, dr2, dr3]
 }
 
-/// XCR0 of the machine; 0 if it has none.
-///
-/// # Safety
-/// `features` are this processor's, and CR4.OSXSAVE is set if it has XSAVE.
-pub unsafe fn current_xcr0(features: &Features) -> u64 {
-    if features.xcr0 == 0 {
-        return 0;
-    }
-    let (low, high): (u32, u32);
-    // SAFETY: the caller's promise.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
 /// Sets XCR0 of the machine, if it has one, after [`save_states`] or [`restore_states`]. These leave all its states on,
 /// and the instruction is slow.
 ///
 /// # Safety
-/// As for [`current_xcr0`], and `value` is one that the machine takes.
+/// `features` are this processor's, CR4.OSXSAVE is set if it has XSAVE, and `value` is one that the machine takes.
 pub unsafe fn put_back_xcr0(value: u64, features: &Features) {
     if value != features.xcr0 {
         // SAFETY: the caller's promise.

@@ -133,9 +133,8 @@ impl Vcpu {
         }
         // SAFETY: `enable` has prepared CR4, the state is this processor's, XCR0 is put back.
         unsafe {
-            let xcr0 = extended::current_xcr0(&self.features);
             extended::save_states(self.area.pointer().cast(), &self.features);
-            extended::put_back_xcr0(xcr0, &self.features);
+            extended::put_back_xcr0(self.registers.xcr0, &self.features);
         }
         self.newest = Newest::Both;
     }
@@ -147,9 +146,8 @@ impl Vcpu {
             extended::sanitize(&mut self.area, &self.features);
             // SAFETY: as in `fetch_area`; the image has just been made valid.
             unsafe {
-                let xcr0 = extended::current_xcr0(&self.features);
                 extended::restore_states(self.area.pointer().cast(), &self.features);
-                extended::put_back_xcr0(xcr0, &self.features);
+                extended::put_back_xcr0(self.registers.xcr0, &self.features);
             }
         }
         self.newest = Newest::Machine;

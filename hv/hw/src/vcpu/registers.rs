@@ -35,7 +35,9 @@ pub fn get(vcpu: &Vcpu, register: Reg) -> u64 {
         Reg::Efer => save.efer & !SVME,
         Reg::TscOffset => vcpu.vmcb().control.tsc_offset,
         Reg::SpecCtrl if vcpu.features.spec_ctrl == SpecCtrl::Virtual => save.spec_ctrl,
-        Reg::Dr0 | Reg::Dr1 | Reg::Dr2 | Reg::Dr3 | Reg::Xcr0 | Reg::TscAux | Reg::Xss | Reg::SpecCtrl => {
+        // It exits on every write.
+        Reg::Xcr0 => vcpu.registers.xcr0,
+        Reg::Dr0 | Reg::Dr1 | Reg::Dr2 | Reg::Dr3 | Reg::TscAux | Reg::Xss | Reg::SpecCtrl => {
             get_switched(vcpu, register)
         }
         _ => get_saved(vcpu, register),
@@ -67,19 +69,12 @@ fn get_saved(vcpu: &Vcpu, register: Reg) -> u64 {
 
 /// Reads a register that stays in the machine between exits.
 fn get_switched(vcpu: &Vcpu, register: Reg) -> u64 {
-    if register == Reg::Xcr0 && vcpu.loaded {
-        // SAFETY: `features` are this machine's; XCR0 is read only where XSAVE is, and `enable` set CR4.OSXSAVE then.
-        return unsafe { extended::current_xcr0(&vcpu.features) };
-    }
     let mut registers = vcpu.registers;
     if vcpu.loaded {
         registers.debug = extended::debug();
-        // SAFETY: `features` are this machine's; XCR0 is read only where XSAVE is, and `enable` set CR4.OSXSAVE then.
-        unsafe {
-            registers.xcr0 = extended::current_xcr0(&vcpu.features);
-            if vcpu.is_parent() {
-                registers.unload_msrs(&vcpu.features);
-            }
+        if vcpu.is_parent() {
+            // SAFETY: `features` are this machine's.
+            unsafe { registers.unload_msrs(&vcpu.features) };
         }
     }
     match register {
@@ -87,7 +82,6 @@ fn get_switched(vcpu: &Vcpu, register: Reg) -> u64 {
         Reg::Dr1 => registers.debug[1],
         Reg::Dr2 => registers.debug[2],
         Reg::Dr3 => registers.debug[3],
-        Reg::Xcr0 => registers.xcr0,
         Reg::TscAux => registers.tsc_aux,
         Reg::Xss => registers.xss,
         _ => registers.spec_ctrl,
