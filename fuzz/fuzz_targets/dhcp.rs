@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use libfuzzer_sys::fuzz_target;
-use parterre_dhcp::{Leases, Server, Subnet};
+use parterre_dhcp::{Extras, Leases, Server, Subnet};
 
 /// Bytes before the options, the magic number included.
 const FIXED: usize = 240;
@@ -30,7 +30,7 @@ fn packet(head: [u8; 4], options: &[u8]) -> Vec<u8> {
 
 fuzz_target!(|data: &[u8]| {
     let Ok(subnet) = Subnet::new(Ipv4Addr::new(10, 0, 0, 1), 28) else { return };
-    let mut server = Server::new(subnet, &Leases::default());
+    let mut server = Server::new(subnet, Extras { router: true, ..Extras::default() }, &Leases::default());
     let mut now = 1_000_000;
     let mut rest = data;
     while let [kind, length, more @ ..] = rest {

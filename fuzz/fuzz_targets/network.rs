@@ -94,6 +94,7 @@ impl Rig {
             mac: OWN,
             guards: Guards { mac_spoofing: false, dhcp: true, router: true },
             speed: 1_000_000_000,
+            mtu: 9000,
             name: String::new(),
         };
         let lanes = wires.iter().map(|wire| wire.clone() as Arc<dyn Wire>).collect();

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{cache, progress, tool};
+use crate::{progress, prune, tool};
 
 /// The target of the hypervisor's image.
 const UEFI: &str = "x86_64-unknown-uefi";
@@ -198,9 +198,8 @@ fn strip(programs: impl Iterator<Item = PathBuf>) -> Result<Programs> {
     for program in programs {
         let contents =
             fs::read(&program).with_context(|| format!("{} cannot be read.", program.display()))?;
-        let place = cache::sub("programs")?.join(cache::key([contents.as_slice()]));
         let name = program.file_name().context("A program without a name.")?;
-        cache::complete(&place, |part| {
+        let place = prune::place("programs", &contents, |part| {
             tool::output(
                 Command::new("strip").arg("--strip-all").arg("-o").arg(part.join(name)).arg(&program),
             )?;

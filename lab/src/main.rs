@@ -24,6 +24,7 @@ mod install;
 mod kernel;
 mod media;
 mod progress;
+mod prune;
 mod rootfs;
 mod run;
 mod session;

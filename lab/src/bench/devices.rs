@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Row, bare, side};
+use super::{Row, bare, guests, side, ssh};
 use crate::boxes::BoxSpec;
 use crate::cpio::Archive;
 use crate::media::Wish;
 use crate::progress;
 use crate::rootfs::Extras;
 use crate::session::Session;
-use crate::{build, cache, guest};
+use crate::{build, guest, prune};
 
 const BOOT: Duration = Duration::from_secs(180);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -51,23 +51,23 @@ const PEERS_NETWORK: &str = "-netdev tap,id=net,ifname=port,script=/tmp/up,downs
 
 /// Both together, in the parent of either side.
 #[derive(Clone, Copy)]
-struct Load {
-    name: &'static str,
+pub(super) struct Load {
+    pub name: &'static str,
     /// In the guest, with plus signs for blanks.
-    run: &'static str,
-    unit: fn(&str) -> &'static str,
-    ours: Side,
-    peer: Side,
+    pub run: &'static str,
+    pub unit: fn(&str) -> &'static str,
+    pub ours: Side,
+    pub peer: Side,
 }
 
 /// What one side needs.
 #[derive(Clone, Copy)]
-struct Side {
-    prepare: &'static str,
-    device: &'static str,
+pub(super) struct Side {
+    pub prepare: &'static str,
+    pub device: &'static str,
 }
 
-const LOADS: [Load; 2] = [
+const LOADS: [Load; 3] = [
     Load {
         name: "disk",
         run: "lab-load+disk",
@@ -76,13 +76,19 @@ const LOADS: [Load; 2] = [
         peer: Side { prepare: DISK, device: PEERS_DISK },
     },
     Load {
-        name: "network",
+        name: "network to the parent",
         run: "ip+link+set+eth0+up;ip+address+add+10.9.0.2/24+dev+eth0;lab-load+network+10.9.0.1",
-        unit: |row| if row.starts_with("stream") { "MiB/s" } else { "answers/s" },
+        unit: network_unit,
         ours: Side { prepare: OUR_SWITCH, device: OUR_NETWORK },
         peer: Side { prepare: PEERS_SWITCH, device: PEERS_NETWORK },
     },
+    guests::LOAD,
 ];
+
+/// What the rows of a network count.
+pub(super) fn network_unit(row: &str) -> &'static str {
+    if row.starts_with("stream") { "MiB/s" } else { "answers/s" }
+}
 
 /// Runs the loads on both.
 ///
@@ -112,6 +118,7 @@ pub fn measure(wish: &Wish) -> Result<Vec<Row>> {
             }
         }));
     }
+    rows.extend(ssh::measure(wish)?);
     Ok(rows)
 }
 
@@ -128,8 +135,7 @@ fn add_guest(extras: &mut Extras) -> Result<()> {
     archive.file("usr/bin/lab-load", 0o755, &fs::read(&load)?);
     let mut initrd = fs::read(guest::initrd("lab", "newest")?)?;
     initrd.extend(archive.finish());
-    let place = cache::sub("guests")?.join(cache::key([initrd.as_slice()]));
-    cache::complete(&place, |part| Ok(fs::write(part.join("initrd"), &initrd)?))?;
+    let place = prune::place("loads", &initrd, |part| Ok(fs::write(part.join("initrd"), &initrd)?))?;
     let files: [(&str, PathBuf); 2] =
         [("lab/guest-kernel", guest::kernel("newest")?), ("lab/guest-initrd", place.join("initrd"))];
     extras.files.extend(files.map(|(path, file)| (path.to_owned(), file)));
@@ -163,7 +169,7 @@ fn once(wish: &Wish, load: Load, whose: Whose) -> Result<Vec<(String, f64)>> {
          case $line in count*) echo exits $({exits});; *'load done'*) break;; esac; done </tmp/pipe; {end}; true",
         side.prepare
     );
-    let run = progress::step(&format!("Loading a guest's {}", load.name), |_| session.shell(&script, LIMIT))?;
+    let run = progress::step(&format!("Loading a guest: {}", load.name), |_| session.shell(&script, LIMIT))?;
     let numbers = numbers(&run.stdout);
     ensure!(
         run.stdout.contains("load done"),

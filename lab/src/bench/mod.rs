@@ -3,9 +3,11 @@
 
 mod devices;
 mod exits;
+mod guests;
 mod memory;
 mod parent;
 mod peer;
+mod ssh;
 mod start;
 
 use std::process::ExitCode;

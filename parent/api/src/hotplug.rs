@@ -50,6 +50,8 @@ pub enum DeviceRequest {
     AddAdapter {
         /// The adapter.
         adapter: NetworkAdapter,
+        /// Longest payload of its frames, in bytes.
+        mtu: u32,
     },
     /// Take a network adapter out.
     RemoveAdapter {

@@ -48,6 +48,7 @@ mod memory;
 mod network;
 mod paths;
 mod size;
+mod vlan;
 mod vm;
 pub mod worker;
 
@@ -61,11 +62,12 @@ pub use integration::{
 pub use medium::{DiskSize, MAX_DISK_SIZE, MediumRequest, ResizeRequest};
 pub use memory::{MIN_ASSIGNED, MemoryRequest, MemoryStatus};
 pub use network::{
-    AdapterOptions, AdapterRequest, AddressLease, LinkRequest, MAX_NETWORK_ADAPTERS, MacAddress,
+    AdapterOptions, AdapterRequest, AddressLease, DEFAULT_MTU, LinkRequest, MAX_NETWORK_ADAPTERS, MacAddress,
     NetworkAdapter, Switch, SwitchKind, SwitchSettings, parse_prefix,
 };
 pub use paths::{Paths, WorkerPaths};
 pub use size::{format_size, parse_size};
+pub use vlan::{Trunk, VlanList};
 pub use vm::{MAX_PROCESSORS, MIN_MEMORY, OffReason, StopRequest, Vm, VmSettings, VmState, check_memory};
 
 use serde::{Deserialize, Serialize};

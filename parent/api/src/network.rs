@@ -7,14 +7,18 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
+use crate::vlan::{Trunk, check_vlan};
+
 /// Most adapters of a virtual machine.
 pub const MAX_NETWORK_ADAPTERS: usize = 8;
-/// Greatest VLAN.
-const MAX_VLAN: u16 = 4094;
 /// Longest name of a switch.
 const MAX_SWITCH_NAME: usize = 64;
 /// Longest name of a network interface (Linux `IFNAMSIZ`).
 const MAX_INTERFACE: usize = 15;
+/// Payload of a frame unless something else is said: Ethernet's.
+pub const DEFAULT_MTU: u32 = 1500;
+/// Least and greatest payload of a frame: what every IPv4 host takes (RFC 791), what a TAP device of Linux takes.
+const MTU: std::ops::RangeInclusive<u32> = 576..=65521;
 
 /// An Ethernet address; text is `02:15:5d:00:0a:01`, read with dashes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +72,9 @@ pub struct AdapterOptions {
     /// The VLAN that it is in; frames carry no tag on its side. Without one it is where untagged frames are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
+    /// The VLANs that it sees with their tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Trunk>,
     /// The guest may send from other addresses, take another address, and listen to frames for others.
     #[serde(default)]
     pub mac_spoofing: bool,
@@ -140,6 +147,9 @@ pub enum SwitchKind {
         /// Guests are given addresses of the same subnet by DHCP.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         dhcp: bool,
+        /// Guests reach what the parent reaches, by the parent's address (NAT).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        nat: bool,
     },
     /// Virtual machines only.
     Private,
@@ -164,6 +174,9 @@ pub struct SwitchSettings {
     /// Whom it joins.
     #[serde(flatten)]
     pub kind: SwitchKind,
+    /// Longest payload of a frame (MTU), in bytes. If absent that of an external switch's interface, else [`DEFAULT_MTU`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
 }
 
 /// A switch as the service shows it.
@@ -215,12 +228,21 @@ pub fn parse_prefix(text: &str) -> Result<(std::net::IpAddr, u8), String> {
     Ok((address, prefix))
 }
 
-/// Checks the parent's address, and that there are others beside it if guests are to be given some.
-fn check_internal(address: &str, dhcp: bool) -> Result<(), String> {
+/// Checks the parent's address, and that it is what DHCP and NAT take.
+fn check_internal(address: Option<&str>, dhcp: bool, nat: bool) -> Result<(), String> {
+    let Some(address) = address else {
+        return match dhcp || nat {
+            true => {
+                Err("for DHCP and NAT the switch needs an address of this host's; give one with --address"
+                    .into())
+            }
+            false => Ok(()),
+        };
+    };
     let (own, prefix) = parse_prefix(address)?;
-    if dhcp && !(own.is_ipv4() && (8..=30).contains(&prefix)) {
+    if (dhcp || nat) && !(own.is_ipv4() && (8..=30).contains(&prefix)) {
         return Err(format!(
-            "{address} leaves no addresses for guests; DHCP takes an IPv4 prefix of 8 to 30 bits"
+            "{address} leaves no addresses for guests; DHCP and NAT take an IPv4 prefix of 8 to 30 bits"
         ));
     }
     Ok(())
@@ -246,13 +268,17 @@ impl SwitchSettings {
                 name.escape_default()
             ));
         }
+        if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
+            return Err(format!(
+                "frames cannot carry {mtu} bytes; give {} to {} (jumbo frames usually carry 9000)",
+                MTU.start(),
+                MTU.end()
+            ));
+        }
         match &self.kind {
             SwitchKind::External { interface, .. } => check_interface(interface),
-            SwitchKind::Internal { address: Some(address), dhcp } => check_internal(address, *dhcp),
-            SwitchKind::Internal { address: None, dhcp: true } => {
-                Err("for DHCP the switch needs an address of this host's; give one with --address".into())
-            }
-            _ => Ok(()),
+            SwitchKind::Internal { address, dhcp, nat } => check_internal(address.as_deref(), *dhcp, *nat),
+            SwitchKind::Private => Ok(()),
         }
     }
 }
@@ -274,11 +300,14 @@ impl AdapterOptions {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn check(&self) -> Result<(), String> {
-        match self.vlan {
-            Some(vlan) if vlan == 0 || vlan > MAX_VLAN => {
-                Err(format!("there is no VLAN {vlan}; give 1 to {MAX_VLAN}"))
+        match (self.vlan, &self.trunk) {
+            (Some(_), Some(_)) => {
+                Err("an adapter is in one VLAN or is a trunk of several, not both; give --vlan or --trunk"
+                    .into())
             }
-            _ => Ok(()),
+            (Some(vlan), None) => check_vlan(vlan),
+            (None, Some(trunk)) => trunk.check(),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -338,16 +367,27 @@ mod tests {
         let switch: SwitchSettings = serde_json::from_str(json).unwrap();
         assert_eq!(switch.kind, SwitchKind::External { interface: "eth0".into(), shared: false });
         assert_eq!(switch.check(), Ok(()));
-        let check = |name: &str, kind| SwitchSettings { name: name.into(), kind }.check();
+        let check = |name: &str, kind| SwitchSettings { name: name.into(), kind, mtu: None }.check();
         for name in ["", "-x", "a/b", "x ", "ü", &"x".repeat(65)] {
             assert!(check(name, SwitchKind::Private).is_err(), "{name}");
         }
         for interface in ["", "a b", "a/b", "sixteencharacter"] {
             assert!(check("x", SwitchKind::External { interface: interface.into(), shared: false }).is_err());
         }
-        let internal = |address: Option<&str>, dhcp| {
-            check("x", SwitchKind::Internal { address: address.map(String::from), dhcp })
+        let internal = |address: Option<&str>, services| {
+            let [dhcp, nat] = [services, services];
+            let kind = |dhcp, nat| SwitchKind::Internal { address: address.map(String::from), dhcp, nat };
+            let checked = check("x", kind(dhcp, nat));
+            assert_eq!(
+                (check("x", kind(dhcp, false)), check("x", kind(false, nat))),
+                (checked.clone(), checked.clone())
+            );
+            checked
         };
+        let mtu =
+            |mtu| SwitchSettings { name: "x".into(), kind: SwitchKind::Private, mtu: Some(mtu) }.check();
+        assert_eq!([576, 1500, 9000, 65521].map(mtu), [const { Ok(()) }; 4]);
+        assert!([0, 575, 65522, u32::MAX].into_iter().all(|bytes| mtu(bytes).is_err()));
         assert!(internal(Some("10.0.0.1"), false).is_err());
         assert_eq!((internal(None, false), internal(Some("fd00::1/64"), false)), (Ok(()), Ok(())));
         assert_eq!(internal(Some("10.0.0.1/30"), true), Ok(()));
@@ -364,6 +404,12 @@ mod tests {
             switch: "lan".into(),
             options: AdapterOptions { vlan, ..AdapterOptions::default() },
         };
+        let with_trunk = |vlan, native| {
+            let mut adapter = adapter("02:00:00:00:00:03", vlan);
+            adapter.options.trunk = Some(Trunk { allowed: "5-9".parse().unwrap(), native });
+            adapter
+        };
+        assert_eq!(check_adapters(&[with_trunk(None, Some(7))]), Ok(()));
         assert_eq!(
             check_adapters(&[adapter("02:00:00:00:00:01", None), adapter("02:00:00:00:00:02", Some(7))]),
             Ok(())
@@ -374,6 +420,8 @@ mod tests {
             vec![adapter("02:00:00:00:00:01", Some(0))],
             vec![adapter("02:00:00:00:00:01", Some(4095))],
             vec![adapter("02:00:00:00:00:01", None), adapter("02:00:00:00:00:01", None)],
+            vec![with_trunk(Some(5), None)],
+            vec![with_trunk(None, Some(4095))],
             (0..9).map(|n| adapter(&format!("02:00:00:00:00:0{n}"), None)).collect(),
         ] {
             assert!(check_adapters(&bad).is_err());

@@ -20,10 +20,20 @@ pub struct WorkerSpec {
     pub settings: VmSettings,
     /// The directory for the worker's sockets.
     pub directory: PathBuf,
-    /// How many queues each network adapter has. Their descriptors come beside this, one after the other, if standard
+    /// The ports of the network adapters. The descriptors of their queues come beside this, one after the other, if standard
     /// input is a socket.
     #[serde(default)]
-    pub network_queues: Vec<u16>,
+    pub ports: Vec<Port>,
+}
+
+/// The port of a switch that a network adapter is plugged into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// How many queues it has.
+    pub queues: u16,
+    /// Longest payload of its frames, in bytes.
+    pub mtu: u32,
 }
 
 /// What the service asks of a worker.

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use parterre_api::{
-    AdapterOptions, AdapterRequest, LinkRequest, MacAddress, NetworkAdapter, Switch, SwitchKind,
-    SwitchSettings, Vm,
+    AdapterOptions, AdapterRequest, DEFAULT_MTU, LinkRequest, MacAddress, NetworkAdapter, Switch, SwitchKind,
+    SwitchSettings, Trunk, VlanList, Vm,
 };
 
 use crate::client::{Client, escape, vm_path};
@@ -57,9 +57,15 @@ pub struct CreateSwitch {
     /// This host's address in an internal switch, as 192.168.100.1/24.
     #[arg(long, value_name = "ADDRESS/PREFIX", conflicts_with = "interface")]
     pub address: Option<String>,
-    /// Give guests addresses of that prefix by DHCP; no router and no name server.
+    /// Give guests addresses of that prefix by DHCP; with NAT also this host as router, and its name servers.
     #[arg(long, requires = "address")]
     pub dhcp: bool,
+    /// Let guests reach what this host reaches, by this host's address (NAT, by nftables; IPv4).
+    #[arg(long, requires = "address")]
+    pub nat: bool,
+    /// Longest payload of a frame (MTU), 576 to 65521; 9000 is usual for jumbo frames [default: 1500, or the interface's].
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
 }
 
 /// Commands about the network adapters of a virtual machine.
@@ -111,9 +117,15 @@ pub struct AddAdapter {
     /// Its Ethernet address; one that is free if absent.
     #[arg(long, value_name = "ADDRESS")]
     pub mac: Option<MacAddress>,
-    /// The VLAN that it is in, 1 to 4094.
-    #[arg(long, value_name = "N")]
+    /// The VLAN that it is in, 1 to 4094; its frames carry no tag.
+    #[arg(long, value_name = "N", conflicts_with = "trunk")]
     pub vlan: Option<u16>,
+    /// The VLANs that it sees by the tags of frames (trunk mode), as 5,7-9.
+    #[arg(long, value_name = "LIST")]
+    pub trunk: Option<VlanList>,
+    /// The VLAN of a trunk's frames without a tag [default: where untagged frames of the switch are].
+    #[arg(long, value_name = "N", requires = "trunk")]
+    pub native_vlan: Option<u16>,
     /// Let the guest send from other addresses, take another one, and hear frames for others.
     #[arg(long)]
     pub mac_spoofing: bool,
@@ -170,22 +182,37 @@ fn settings(create: CreateSwitch) -> SwitchSettings {
         Type::External => {
             SwitchKind::External { interface: create.interface.unwrap_or_default(), shared: create.share }
         }
-        Type::Internal => SwitchKind::Internal { address: create.address, dhcp: create.dhcp },
+        Type::Internal => {
+            SwitchKind::Internal { address: create.address, dhcp: create.dhcp, nat: create.nat }
+        }
         Type::Private => SwitchKind::Private,
     };
-    SwitchSettings { name: create.name, kind }
+    SwitchSettings { name: create.name, kind, mtu: create.mtu }
 }
 
 fn joins(kind: &SwitchKind) -> String {
     match kind {
         SwitchKind::External { interface, shared: false } => interface.clone(),
         SwitchKind::External { interface, shared: true } => format!("{interface}, shared with this host"),
-        SwitchKind::Internal { address: Some(address), dhcp: false } => format!("this host as {address}"),
-        SwitchKind::Internal { address: Some(address), dhcp: true } => {
-            format!("this host as {address}, which gives addresses by DHCP")
+        SwitchKind::Internal { address: Some(address), dhcp, nat } => {
+            let does = match (dhcp, nat) {
+                (false, false) => "",
+                (true, false) => ", which gives addresses by DHCP",
+                (false, true) => ", which lets guests out by NAT",
+                (true, true) => ", which gives addresses by DHCP and lets guests out by NAT",
+            };
+            format!("this host as {address}{does}")
         }
         SwitchKind::Internal { address: None, .. } => "this host".into(),
         SwitchKind::Private => "-".into(),
+    }
+}
+
+fn mtu(settings: &SwitchSettings) -> String {
+    match (settings.mtu, &settings.kind) {
+        (Some(mtu), _) => mtu.to_string(),
+        (None, SwitchKind::External { interface, .. }) => format!("that of {interface}"),
+        (None, _) => DEFAULT_MTU.to_string(),
     }
 }
 
@@ -216,6 +243,7 @@ fn print_switch(switch: &Switch) -> Result<(), Error> {
         ("Type", settings.kind.word().into()),
         ("Joins", joins(&settings.kind)),
         ("Interface", switch.bridge.clone()),
+        ("MTU", mtu(settings)),
         (
             "State",
             switch
@@ -276,8 +304,9 @@ pub async fn run_network(client: &Client, command: NetworkCommand, json: bool) -
 
 fn request(add: AddAdapter) -> AdapterRequest {
     let AddAdapter { switch, mac, vlan, mac_spoofing, dhcp_guard, router_guard, isolated, .. } = add;
+    let trunk = add.trunk.map(|allowed| Trunk { allowed, native: add.native_vlan });
     let link_down = false;
-    let options = AdapterOptions { vlan, mac_spoofing, dhcp_guard, router_guard, isolated, link_down };
+    let options = AdapterOptions { vlan, trunk, mac_spoofing, dhcp_guard, router_guard, isolated, link_down };
     AdapterRequest { switch, mac, options }
 }
 
@@ -296,7 +325,12 @@ pub fn words(options: &AdapterOptions) -> String {
 
 fn print_adapters(adapters: &[NetworkAdapter]) -> Result<(), Error> {
     let rows = adapters.iter().map(|adapter| {
-        let vlan = adapter.options.vlan.map_or_else(|| "-".into(), |vlan| vlan.to_string());
+        let AdapterOptions { vlan, trunk, .. } = &adapter.options;
+        let vlan = match (vlan, trunk) {
+            (Some(vlan), _) => vlan.to_string(),
+            (None, Some(trunk)) => format!("trunk {trunk}"),
+            (None, None) => "-".into(),
+        };
         [adapter.mac.to_string(), adapter.switch.clone(), vlan, words(&adapter.options)]
     });
     print_table(["address", "switch", "vlan", "settings"], rows.collect())

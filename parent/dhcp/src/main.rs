@@ -9,13 +9,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use parterre_dhcp::{CLIENT_PORT, Leases, Server, Subnet};
+use parterre_dhcp::{CLIENT_PORT, Extras, Leases, Server, Subnet};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// Most open files: those that it has, and room to read which user it shall become.
@@ -56,6 +56,15 @@ struct Arguments {
     /// The parent's address in the switch, with the length of the prefix.
     #[arg(long, value_name = "ADDRESS/PREFIX")]
     address: String,
+    /// That address is the way to other networks.
+    #[arg(long)]
+    router: bool,
+    /// A name server that guests are told of.
+    #[arg(long, value_name = "ADDRESS")]
+    name_server: Vec<Ipv4Addr>,
+    /// Longest payload of a frame, for guests to know.
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
 }
 
 type AnyError = Box<dyn std::error::Error>;
@@ -83,7 +92,9 @@ fn run(arguments: &Arguments) -> Result<(), AnyError> {
     let file = File::from(rustix::io::dup(rustix::stdio::stdout())?);
     let mut before = Vec::new();
     (&file).take(MAX_TEXT).read_to_end(&mut before)?;
-    let server = Server::new(subnet, &Leases::from_text(&String::from_utf8_lossy(&before)));
+    let Arguments { router, name_server, mtu, .. } = arguments;
+    let extras = Extras { router: *router, name_servers: name_server.clone(), mtu: *mtu };
+    let server = Server::new(subnet, extras, &Leases::from_text(&String::from_utf8_lossy(&before)));
     parterre_sandbox::give_up_rights(MAX_FILES)?;
     // Becoming another user would take this back.
     set_parent_process_death_signal(Some(Signal::TERM))?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use parterre_api::MacAddress;
-use smoltcp::wire::{DhcpMessageType as Type, DhcpPacket, DhcpRepr, EthernetAddress};
+use smoltcp::wire::{DhcpMessageType as Type, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress};
 
 use crate::{Lease, Leases, Subnet};
 
@@ -20,6 +20,10 @@ const OFFER_SECONDS: u64 = 30;
 const DECLINED_SECONDS: u64 = 600;
 /// How many such addresses are remembered.
 const MAX_DECLINED: usize = 16;
+/// How many name servers fit into an answer.
+const MAX_NAME_SERVERS: usize = smoltcp::wire::DHCP_MAX_DNS_SERVER_COUNT;
+/// The option that tells of the longest payload of a frame (RFC 2132, section 5.1).
+const INTERFACE_MTU: u8 = 26;
 /// Length of an answer: what every client must accept (RFC 1542, section 2.1).
 const ANSWER: usize = 300;
 
@@ -32,10 +36,22 @@ pub struct Answer {
     pub packet: Vec<u8>,
 }
 
+/// What guests are told besides their address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The parent is the way to other networks.
+    pub router: bool,
+    /// Name servers; three of them are told.
+    pub name_servers: Vec<Ipv4Addr>,
+    /// Longest payload of a frame, if it is not Ethernet's usual one.
+    pub mtu: Option<u16>,
+}
+
 /// A DHCP server.
 #[derive(Debug)]
 pub struct Server {
     subnet: Subnet,
+    extras: Extras,
     leases: Leases,
     declined: VecDeque<(Ipv4Addr, u64)>,
     changed: bool,
@@ -46,12 +62,12 @@ type Reply = (Type, Ipv4Addr);
 
 impl Server {
     /// A server with the leases of one before. Those of another subnet, or of the parent's own address, do not count.
-    pub fn new(subnet: Subnet, before: &Leases) -> Server {
+    pub fn new(subnet: Subnet, extras: Extras, before: &Leases) -> Server {
         let mut leases = Leases::default();
         for (mac, lease) in before.taken().filter(|(_, lease)| subnet.is_for_guests(lease.address)) {
             leases.set(mac, lease);
         }
-        Server { subnet, leases, declined: VecDeque::new(), changed: false }
+        Server { subnet, extras, leases, declined: VecDeque::new(), changed: false }
     }
 
     /// The leases.
@@ -169,6 +185,10 @@ impl Server {
     fn write(&self, request: &DhcpRepr<'_>, kind: Type, address: Ipv4Addr) -> Option<Answer> {
         let answers = kind != Type::Nak;
         let leased = answers && !address.is_unspecified();
+        let Extras { router, name_servers, mtu } = &self.extras;
+        let servers = name_servers.iter().copied().take(MAX_NAME_SERVERS);
+        let mtu = mtu.filter(|_| answers).map(u16::to_be_bytes);
+        let mtu = mtu.as_ref().map(|mtu| DhcpOption { kind: INTERFACE_MTU, data: mtu });
         let answer = DhcpRepr {
             message_type: kind,
             client_ip: if answers { request.client_ip } else { Ipv4Addr::UNSPECIFIED },
@@ -177,14 +197,14 @@ impl Server {
             server_identifier: Some(self.subnet.own()),
             subnet_mask: answers.then(|| self.subnet.mask()),
             lease_duration: leased.then_some(LEASE_SECONDS),
-            router: None,
+            router: (*router && answers).then(|| self.subnet.own()),
             requested_ip: None,
             parameter_request_list: None,
-            dns_servers: None,
+            dns_servers: (answers && !name_servers.is_empty()).then(|| servers.collect()),
             max_size: None,
             renew_duration: None,
             rebind_duration: None,
-            additional_options: &[],
+            additional_options: mtu.as_slice(),
             client_hardware_address: EthernetAddress(request.client_hardware_address.0),
             ..request.clone()
         };

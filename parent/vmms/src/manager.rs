@@ -57,7 +57,7 @@ impl Manager {
     pub fn new(paths: Paths, worker_program: PathBuf, store: Store) -> Result<Manager> {
         let definitions = store.all()?;
         let dhcp = worker_program.with_file_name("vdhcp");
-        let network = Switches::new(store.switches()?, dhcp, paths.leases());
+        let network = Switches::new(store.switches()?, dhcp, paths.leases(), &paths.runtime);
         let entries = definitions.into_iter().map(|(id, settings)| (id, Entry::off(id, settings))).collect();
         let (store, entries) = (Mutex::new(store), Mutex::new(entries));
         let changing = tokio::sync::Mutex::default();
@@ -224,8 +224,8 @@ impl Manager {
     async fn launch(&self, id: Uuid, settings: VmSettings) -> std::result::Result<(), String> {
         let paths = self.0.paths.worker(id);
         let connected = self.connect_adapters(&settings.network_adapters, settings.processors).await;
-        let (network_queues, queues) = connected?;
-        let spec = WorkerSpec { id, settings, directory: paths.directory().to_owned(), network_queues };
+        let (ports, queues) = connected?;
+        let spec = WorkerSpec { id, settings, directory: paths.directory().to_owned(), ports };
         let descriptors = queues.into_iter().map(OwnedFd::from).collect();
         let (process, first) = process::spawn(&self.0.worker_program, &spec, descriptors).await?;
         if let WorkerPhase::Ended(reason) = first.phase {

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use parterre_api::hotplug::DeviceRequest;
+use parterre_api::worker::Port;
 use parterre_api::{
     AdapterRequest, AddressLease, MAX_NETWORK_ADAPTERS, MacAddress, NetworkAdapter, Switch, SwitchSettings,
     Vm,
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use crate::devices::tell;
 use crate::manager::{blocking, lock};
-use crate::network::{self, Defined, bridge_name};
+use crate::network::{self, Defined, Plugged, bridge_name};
 use crate::{Error, Manager, Result};
 
 /// The first bytes of addresses that are made here: locally administered.
@@ -118,9 +119,11 @@ impl Manager {
 
     /// Joins an adapter to its switch, and hands it to a worker.
     async fn plug(&self, socket: &Path, adapter: &NetworkAdapter, processors: u16) -> Result<()> {
-        let queues = self.network().connect(adapter, network::queues(processors)).await;
-        let queues: Vec<OwnedFd> = queues.map_err(Error::Failed)?.into_iter().map(OwnedFd::from).collect();
-        let (socket, request) = (socket.to_owned(), DeviceRequest::AddAdapter { adapter: adapter.clone() });
+        let plugged = self.network().connect(adapter, network::queues(processors)).await;
+        let Plugged { queues, port } = plugged.map_err(Error::Failed)?;
+        let queues: Vec<OwnedFd> = queues.into_iter().map(OwnedFd::from).collect();
+        let request = DeviceRequest::AddAdapter { adapter: adapter.clone(), mtu: port.mtu };
+        let socket = socket.to_owned();
         blocking(move || {
             let descriptors: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
             tell(&socket, &request, &descriptors).map(drop)
@@ -187,16 +190,19 @@ impl Manager {
         free.ok_or_else(|| Error::Failed("no address for the adapter is free; give one with --mac".into()))
     }
 
-    /// Joins all adapters of a machine to their switches: the number of queues of each, and all queues one after the other.
+    /// Joins all adapters of a machine to their switches: their ports, and the queues of all, one after the other.
     pub(crate) async fn connect_adapters(
         &self,
         adapters: &[NetworkAdapter],
         processors: u16,
-    ) -> std::result::Result<(Vec<u16>, Vec<Queue>), String> {
-        let (count, mut all) = (network::queues(processors), Vec::new());
+    ) -> std::result::Result<(Vec<Port>, Vec<Queue>), String> {
+        let (mut ports, mut all) = (Vec::new(), Vec::new());
         for adapter in adapters {
-            all.extend(self.network().connect(adapter, count).await?);
+            let Plugged { queues, port } =
+                self.network().connect(adapter, network::queues(processors)).await?;
+            ports.push(port);
+            all.extend(queues);
         }
-        Ok((vec![count; adapters.len()], all))
+        Ok((ports, all))
     }
 }

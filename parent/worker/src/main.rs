@@ -198,7 +198,7 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
     let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
     template.devices.devices.extend(storage.devices());
-    let adapters = Adapters::new(&settings.network_adapters, &spec.network_queues, descriptors)?;
+    let adapters = Adapters::new(&settings.network_adapters, &spec.ports, descriptors)?;
     let adapters = Arc::new(adapters);
     template.devices.attachments.push(adapters.clone());
     let guest = Arc::new(Guest::new(spec.id, settings, template.memory.clone())?);

@@ -29,6 +29,8 @@ pub struct Settings {
     pub guards: Guards,
     /// Bits in a second that the link is said to carry.
     pub speed: u64,
+    /// Longest payload of a frame (MTU) that what lies below carries; the guest may choose less.
+    pub mtu: u32,
     /// What the guest may show beside the interface; empty for nothing.
     pub name: String,
 }
@@ -40,6 +42,8 @@ pub(crate) struct View {
     pub(crate) receive: Option<Arc<ReceiveBuffer>>,
     pub(crate) send: Option<Arc<SendBuffer>>,
     pub(crate) mac: MacAddress,
+    /// Longest payload of a frame that the guest may send.
+    pub(crate) mtu: u32,
     pub(crate) filter: u32,
     /// Frames to foreign addresses may be for the guest.
     pub(crate) takes_foreign: bool,
@@ -189,6 +193,7 @@ impl Adapter {
             may_change_mac: settings.guards.mac_spoofing,
             queues: wires.len() as u16,
             speed: settings.speed,
+            mtu: settings.mtu,
             name: settings.name,
         };
         let lanes = wires.into_iter().map(lane).collect::<std::io::Result<Vec<Lane>>>()?;
@@ -198,7 +203,8 @@ impl Adapter {
         let statistics = Arc::new(Statistics::default());
         let control = Mutex::new(Control::new(identity, statistics.clone(), true));
         let takes_foreign = settings.guards.mac_spoofing;
-        let view = RwLock::new(View { mac: settings.mac, takes_foreign, ..View::default() });
+        let view =
+            RwLock::new(View { mac: settings.mac, mtu: settings.mtu, takes_foreign, ..View::default() });
         let guards = settings.guards;
         let (following, notices) = (Mutex::default(), Mutex::default());
         let shared = Arc::new(Shared { guards, lanes, statistics, control, view, following, notices });

@@ -39,6 +39,8 @@ pub struct Identity {
     pub queues: u16,
     /// Bits in a second that the link is said to carry.
     pub speed: u64,
+    /// Longest payload of a frame that can be had.
+    pub mtu: u32,
     /// What the guest may show beside the interface; empty for nothing.
     pub name: String,
 }
@@ -104,14 +106,14 @@ pub struct Control {
 impl Control {
     /// An adapter as it is when it is plugged in.
     pub fn new(identity: Identity, statistics: Arc<Statistics>, link: bool) -> Control {
-        let mac = identity.mac;
+        let (mac, mtu) = (identity.mac, identity.mtu.min(DEFAULT_MTU));
         Control {
             identity,
             statistics,
             initialized: false,
             starts: 0,
             mac,
-            mtu: DEFAULT_MTU,
+            mtu,
             link,
             filter: 0,
             offloads: Offloads::default(),
@@ -123,7 +125,7 @@ impl Control {
     /// The channel was opened anew: all that the guest decided is forgotten.
     pub fn reset(&mut self) {
         self.initialized = false;
-        self.mtu = DEFAULT_MTU;
+        self.mtu = self.identity.mtu.min(DEFAULT_MTU);
         self.can_coalesce = false;
         self.forget();
     }
@@ -134,12 +136,13 @@ impl Control {
         self.scaling = Scaling::default();
     }
 
-    /// Takes what NVSP negotiated: the longest payload of a frame, and whether the VSC knows coalesced packets.
+    /// Takes what NVSP negotiated: the longest payload of a frame that the VSC wishes, and whether it knows coalesced packets.
     pub fn configure(&mut self, mtu: u32, can_coalesce: bool) {
-        (self.mtu, self.can_coalesce) = (mtu, can_coalesce);
+        (self.mtu, self.can_coalesce) = (mtu.min(self.identity.mtu), can_coalesce);
     }
 
-    /// The longest payload of a frame.
+    /// The longest payload of a frame: what the VSC wishes, as far as it can be had. The VSC asks for it
+    /// ([`GEN_MAXIMUM_FRAME_SIZE`](crate::protocol::rndis::oid::GEN_MAXIMUM_FRAME_SIZE)), and Linux's contents itself with less.
     pub fn mtu(&self) -> u32 {
         self.mtu
     }

@@ -115,7 +115,12 @@ pub fn check(head: &[u8], mac: MacAddress, guards: &Guards) -> Result<Destinatio
 fn asks_for_another(head: &[u8], mac: MacAddress) -> bool {
     /// Where a client's address stands (`chaddr`, RFC 2131 section 2), behind the header of the datagram.
     const CLIENT: usize = 8 + 28;
-    let at = ETHERNET_HEADER;
+    let mut at = ETHERNET_HEADER;
+    while at < ETHERNET_HEADER + MAX_TAGS * VLAN_TAG
+        && matches!(word(head, at - 2), Some(TYPE_VLAN | TYPE_SERVICE_VLAN))
+    {
+        at += VLAN_TAG;
+    }
     let (kind, first, protocol) = (word(head, at - 2), head.get(at), head.get(at + 9));
     let beginning = word(head, at + 6).is_some_and(|fragment| fragment & 0x1FFF == 0);
     let (Some(TYPE_V4), Some(first), Some(&PROTOCOL_UDP), true) = (kind, first, protocol, beginning) else {

@@ -4,12 +4,12 @@ use arrayvec::ArrayVec;
 use vm_memory::VolatileSlice;
 
 use crate::adapter::View;
-use crate::frame::{Guards, check};
+use crate::frame::{ETHERNET_HEADER, Guards, VLAN_TAG, check};
 use crate::offload::{HEAD, Head, prepare};
 use crate::packet::{GuestPacket, Source};
 use crate::protocol::nvsp::Status;
 use crate::statistics::Direction;
-use crate::wire::Wire;
+use crate::wire::{GSO_NONE, Wire};
 
 /// Longest that RNDIS messages in one packet may be together.
 const MAX_TRANSFER: u64 = 256 << 10;
@@ -17,6 +17,8 @@ const MAX_TRANSFER: u64 = 256 << 10;
 const MAX_PIECES: usize = 128;
 /// Longest frame that a wire takes.
 const MAX_FRAME: u32 = 65535 + 14;
+/// Bytes of a frame beside its payload: the header, and two tags if the guest puts them in itself.
+const MAX_OVERHEAD: u32 = (ETHERNET_HEADER + 2 * VLAN_TAG) as u32;
 /// Shortest message; what is left behind the last one is padding.
 const MIN_MESSAGE: u64 = 44;
 
@@ -66,6 +68,10 @@ fn send_frame(
     let Ok(destination) = check(bytes, view.mac, guards) else { return sent.drop_one() };
     let mut head: Head = bytes.iter().copied().collect();
     let Ok(header) = prepare(packet, &mut head) else { return sent.error() };
+    // What is to be cut into segments names their size itself, and the parent's network stack checks it.
+    if header.gso == GSO_NONE && len > view.mtu.saturating_add(MAX_OVERHEAD) {
+        return sent.error();
+    }
     let mut rest = ArrayVec::<VolatileSlice<'_>, MAX_PIECES>::new();
     let room = source.slices(packet.frame_at + head_len as u64, u64::from(len) - head_len as u64, &mut rest);
     if room != Ok(true) {

@@ -32,6 +32,20 @@ fn a_frame_goes_out_of_guest_memory() {
 }
 
 #[test]
+fn what_is_longer_than_the_wire_carries_stays_behind() {
+    let mut vsc = Vsc::with_mtu(1, Guards::default(), 1500);
+    vsc.negotiate(0x60001, true);
+    vsc.share_buffers();
+    vsc.initialize();
+    for (payload, goes) in [(1500, true), (1508, true), (1509, false), (5000, false)] {
+        let frame = ethernet(PEER, MAC, 0x800, &vec![7; payload]);
+        assert_eq!(vsc.send_section(0, &packet_message(&frame, &[])), 1, "as far as the guest knows");
+        assert_eq!(vsc.sent().len(), usize::from(goes), "{payload}");
+    }
+    assert_eq!(vsc.adapter.statistics().sent.errors(), 2);
+}
+
+#[test]
 fn several_frames_go_out_at_once_the_last_one_half_in_guest_memory() {
     let mut vsc = Vsc::up(1, Guards::default());
     let frames: Vec<_> = (0..3).map(|n| ethernet(PEER, MAC, 0x806, &[n; 61])).collect();

@@ -53,6 +53,31 @@ fn an_adapter_says_what_it_is() {
 }
 
 #[test]
+fn jumbo_frames_are_had_where_the_wire_carries_them() {
+    const MAXIMUM_FRAME_SIZE: u32 = 0x0001_0106;
+    // What the wire carries, what the guest wishes, what it gets; and the bytes of a section.
+    for (wire, wish, mtu, section) in [
+        (9000, 9000, 9000, 9216),
+        (9000, 1500, 1500, 4096),
+        (1500, 9000, 1500, 4096),
+        (1400, 1500, 1400, 4096),
+    ] {
+        let mut vsc = Vsc::with_mtu(1, Guards::default(), wire);
+        vsc.negotiate_mtu(0x60001, true, wish);
+        let answer = vsc.ask(&[kind::SEND_RECEIVE_BUFFER, vsc.receive_handle, RECEIVE_ID.into()]);
+        assert_eq!(word(&answer, 4), section);
+        vsc.initialize();
+        assert_eq!(vsc.query(MAXIMUM_FRAME_SIZE, &[]).unwrap(), words(&[mtu]), "{wire} {wish}");
+    }
+    // Version 1 has no words for a wish.
+    let mut vsc = Vsc::with_mtu(1, Guards::default(), 1400);
+    assert_eq!(vsc.ask(&[kind::INIT, 2, 2]).len(), 40);
+    vsc.share_buffers();
+    vsc.initialize();
+    assert_eq!(vsc.query(MAXIMUM_FRAME_SIZE, &[]).unwrap(), words(&[1400]));
+}
+
+#[test]
 fn frames_flow_only_while_a_filter_is_set() {
     let mut vsc = Vsc::new(1, Guards::default());
     vsc.negotiate(0x60001, true);

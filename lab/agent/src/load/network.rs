@@ -53,10 +53,10 @@ pub fn measure(server: &str, time: Duration) -> Result<()> {
     crate::begin();
     let mut out = connect(server, TAKE)?;
     let sent = rate(time, || Ok(out.write(&chunk)? as u64))?;
-    crate::row("stream to the parent", &sent, MIB);
+    crate::row("stream out", &sent, MIB);
     let mut from = connect(server, GIVE)?;
     let received = rate(time, || Ok(from.read(&mut chunk)? as u64))?;
-    crate::row("stream from the parent", &received, MIB);
+    crate::row("stream in", &received, MIB);
     let mut echo = connect(server, ECHO)?;
     let mut byte = [0];
     let answered = rate(time, || {

@@ -12,6 +12,7 @@ mod network;
 mod parent;
 mod screen;
 mod soak;
+mod switches;
 mod systems;
 mod tmk;
 mod vm;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         vmbus::CASES,
         disk::CASES,
         network::CASES,
+        switches::CASES,
         integration::CASES,
         memory::CASES,
         balloon::CASES,

@@ -25,14 +25,14 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Deletes what an earlier, failed case left behind, and makes a switch.
-fn switch(session: &mut Session, kind: &str) -> Result<()> {
+pub fn switch(session: &mut Session, kind: &str) -> Result<()> {
     session.shell("for i in one two; do parterre vm stop $i --force; parterre vm delete $i; done", LIMIT)?;
     session.shell("parterre switch delete lan", LIMIT)?;
     succeed(session, &format!("parterre switch create lan {kind}")).map(drop)
 }
 
 /// Adds an adapter, starts the machine, and gives its interface the address 10.9.0.`host`.
-fn start(session: &mut Session, name: &str, host: u8, options: &str) -> Result<()> {
+pub fn start(session: &mut Session, name: &str, host: u8, options: &str) -> Result<()> {
     succeed(session, &format!("parterre vm network add {name} --switch lan {options}"))?;
     succeed_in(session, &format!("parterre vm start {name}"), LIMIT)?;
     let up = format!("ip link set eth0 up && ip address add 10.9.0.{host}/24 dev eth0");
@@ -40,7 +40,7 @@ fn start(session: &mut Session, name: &str, host: u8, options: &str) -> Result<(
 }
 
 /// Runs a command in a guest, which shall succeed. The console repeats what was said before, so each end has its number.
-fn guest(session: &mut Session, name: &str, command: &str) -> Result<String> {
+pub fn guest(session: &mut Session, name: &str, command: &str) -> Result<String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let command = format!("{command}; echo ended-{number}-$?\n");

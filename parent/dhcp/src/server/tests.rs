@@ -8,7 +8,7 @@ const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 fn server(prefix: u8) -> Server {
-    Server::new(Subnet::new(OWN, prefix).unwrap(), &Leases::default())
+    Server::new(Subnet::new(OWN, prefix).unwrap(), Extras::default(), &Leases::default())
 }
 
 fn mac(number: u16) -> MacAddress {
@@ -65,6 +65,31 @@ fn ask(server: &mut Server, packet: &[u8], now: u64) -> Option<(Type, Ipv4Addr, 
     Some((said.message_type, said.your_ip, answer.to))
 }
 
+#[test]
+fn guests_are_told_of_router_name_servers_and_mtu() {
+    let servers = [53, 54, 55, 56].map(|last| Ipv4Addr::new(10, 0, 0, last));
+    let all = Extras { router: true, name_servers: servers.to_vec(), mtu: Some(9000) };
+    for (extras, told) in [(all, true), (Extras::default(), false)] {
+        let mut server = Server::new(Subnet::new(OWN, 24).unwrap(), extras, &Leases::default());
+        let answer = server.answer(&packet(Type::Discover, mac(1), NONE, None, None), 0).unwrap();
+        let packet = DhcpPacket::new_checked(&answer.packet[..]).unwrap();
+        let said = DhcpRepr::parse(&packet).unwrap();
+        assert_eq!(said.router, told.then_some(OWN));
+        assert_eq!(said.dns_servers.as_ref().map(|servers| servers.len()), told.then_some(3));
+        let mtu = packet.options().find(|option| option.kind == INTERFACE_MTU);
+        assert_eq!(mtu.map(|option| option.data.to_vec()), told.then(|| 9000u16.to_be_bytes().to_vec()));
+    }
+    // A refusal tells nothing.
+    let extras = Extras { router: true, name_servers: servers.to_vec(), mtu: Some(9000) };
+    let mut server = Server::new(Subnet::new(OWN, 24).unwrap(), extras, &Leases::default());
+    let elsewhere = Some(Ipv4Addr::new(10, 7, 0, 1));
+    let refused = server.answer(&packet(Type::Request, mac(1), NONE, elsewhere, None), 0).unwrap();
+    let packet = DhcpPacket::new_checked(&refused.packet[..]).unwrap();
+    let said = DhcpRepr::parse(&packet).unwrap();
+    assert_eq!((said.message_type, said.router, said.dns_servers), (Type::Nak, None, None));
+    assert!(packet.options().all(|option| option.kind != INTERFACE_MTU));
+}
+
 /// A whole conversation; the address.
 fn lease(server: &mut Server, who: MacAddress, wish: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
     let (kind, address, to) = ask(server, &packet(Type::Discover, who, NONE, wish, None), now)?;
@@ -87,7 +112,8 @@ fn an_adapter_keeps_its_address() {
     assert_eq!(ask(&mut server, &renew, 3000), Some((Type::Ack, first, first)));
     assert_eq!(server.leases().of(mac(1)).unwrap().until, 6600);
     // Known to the server that comes after, also when the guest starts anew, and after the end.
-    let mut next = Server::new(Subnet::new(OWN, 24).unwrap(), &Leases::from_text(&server.leases().to_text()));
+    let before = Leases::from_text(&server.leases().to_text());
+    let mut next = Server::new(Subnet::new(OWN, 24).unwrap(), Extras::default(), &before);
     let reboot = packet(Type::Request, mac(1), NONE, Some(first), None);
     assert_eq!(ask(&mut next, &reboot, 5000), Some((Type::Ack, first, Ipv4Addr::BROADCAST)));
     assert_eq!(lease(&mut next, mac(2), None, 100_000), Some(second));

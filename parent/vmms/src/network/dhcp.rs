@@ -33,12 +33,22 @@ pub(crate) struct Servers {
     running: Mutex<BTreeMap<Uuid, AbortHandle>>,
 }
 
+/// What guests are told by a server.
+pub(super) struct Told {
+    /// The parent's address, with the length of the prefix.
+    pub(super) address: String,
+    /// The parent is the way to other networks, and its name servers are the guests'.
+    pub(super) router: bool,
+    /// Longest payload of a frame, if it is not the usual one.
+    pub(super) mtu: Option<u32>,
+}
+
 /// What it takes to start a server.
 struct Order {
     program: PathBuf,
     file: PathBuf,
     interface: String,
-    address: String,
+    told: Told,
 }
 
 impl Servers {
@@ -56,17 +66,13 @@ impl Servers {
     }
 
     /// Starts a switch's server, unless it runs. Its process is a child of this thread.
-    pub(super) fn start(&self, id: Uuid, interface: &str, address: &str) -> Said<()> {
+    pub(super) fn start(&self, id: Uuid, interface: &str, told: Told) -> Said<()> {
         let mut running = self.running();
         if running.contains_key(&id) {
             return Ok(());
         }
-        let order = Order {
-            program: self.program.clone(),
-            file: self.file(id),
-            interface: interface.into(),
-            address: address.into(),
-        };
+        let order =
+            Order { program: self.program.clone(), file: self.file(id), interface: interface.into(), told };
         let child = order.carry_out()?;
         running.insert(id, tokio::spawn(watch(order, child)).abort_handle());
         Ok(())
@@ -99,6 +105,36 @@ impl Servers {
     }
 }
 
+/// Where the parent's name servers may stand: its own resolver on the loopback interface is of no use to guests, but says whom it
+/// asks itself.
+const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+/// The parent's name servers that guests can reach.
+fn resolvers() -> Vec<Ipv4Addr> {
+    let texts = RESOLVERS.iter().map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    texts.map(|text| name_servers(&text)).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// The name servers of a `resolv.conf`.
+fn name_servers(text: &str) -> Vec<Ipv4Addr> {
+    let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
+    named.filter(|address: &Ipv4Addr| !address.is_loopback() && !address.is_unspecified()).collect()
+}
+
+impl Told {
+    /// The server's arguments.
+    fn arguments(&self, resolvers: &[Ipv4Addr]) -> Vec<String> {
+        let mut arguments = vec!["--address".to_owned(), self.address.clone()];
+        if self.router {
+            arguments.push("--router".into());
+            arguments
+                .extend(resolvers.iter().flat_map(|server| ["--name-server".into(), server.to_string()]));
+        }
+        arguments.extend(self.mtu.into_iter().flat_map(|mtu| ["--mtu".into(), mtu.to_string()]));
+        arguments
+    }
+}
+
 impl Order {
     fn carry_out(&self) -> Said<Child> {
         let trouble = |what: &str, error: std::io::Error| format!("DHCP cannot be served: {what}: {error}");
@@ -106,7 +142,10 @@ impl Order {
             .map_err(|e| trouble(&format!("port {SERVER_PORT} of {} is not to be had", self.interface), e))?;
         let leases = open(&self.file).map_err(|e| trouble(&self.file.display().to_string(), e))?;
         let mut command = Command::new(&self.program);
-        command.arg("--address").arg(&self.address).stdin(OwnedFd::from(socket)).stdout(Stdio::from(leases));
+        command
+            .args(self.told.arguments(&resolvers()))
+            .stdin(OwnedFd::from(socket))
+            .stdout(Stdio::from(leases));
         command.kill_on_drop(true).process_group(0);
         command.spawn().map_err(|e| trouble(&self.program.display().to_string(), e))
     }
@@ -172,6 +211,21 @@ mod tests {
         program
     }
 
+    fn told() -> Told {
+        Told { address: "10.9.9.1/24".into(), router: false, mtu: None }
+    }
+
+    #[test]
+    fn a_server_is_told_what_guests_are() {
+        assert_eq!(told().arguments(&[]), ["--address", "10.9.9.1/24"]);
+        let text = "# x\nsearch lan\nnameserver 127.0.0.53\n nameserver\t10.0.0.53 \nnameserver fd00::1\nnameserver x\n";
+        let found = name_servers(text);
+        let all = Told { router: true, mtu: Some(9000), ..told() };
+        let expected = "--address 10.9.9.1/24 --router --name-server 10.0.0.53 --mtu 9000";
+        assert_eq!(all.arguments(&found).join(" "), expected);
+        assert!(name_servers("").is_empty());
+    }
+
     fn pid(text: &str) -> i32 {
         text.trim().rsplit(' ').next().unwrap().parse().unwrap()
     }
@@ -186,7 +240,7 @@ mod tests {
         let (id, started) = (Uuid::new_v4(), directory.path().join("started"));
         let servers = Servers::new(program(directory.path()), directory.path().join("leases"));
         for _ in 0..2 {
-            servers.start(id, "lo", "10.9.9.1/24").unwrap();
+            servers.start(id, "lo", told()).unwrap();
         }
         let first = lines(&started, 1).await;
         assert!(first.starts_with("--address 10.9.9.1/24 ") && first.lines().count() == 1, "{first}");
@@ -209,10 +263,10 @@ mod tests {
     async fn what_cannot_be_served_is_explained() {
         let directory = tempfile::tempdir().unwrap();
         let servers = Servers::new(directory.path().join("absent"), directory.path().join("leases"));
-        let error = servers.start(Uuid::new_v4(), "none0", "10.9.9.1/24").unwrap_err();
+        let error = servers.start(Uuid::new_v4(), "none0", told()).unwrap_err();
         assert!(error.contains("none0"), "{error}");
         if socket("lo").is_ok() {
-            let error = servers.start(Uuid::new_v4(), "lo", "10.9.9.1/24").unwrap_err();
+            let error = servers.start(Uuid::new_v4(), "lo", told()).unwrap_err();
             assert!(error.contains("absent"), "{error}");
         }
     }

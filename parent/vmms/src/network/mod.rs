@@ -5,27 +5,26 @@
 //!   internal   adapters, and the parent by an address on the bridge
 //!   private    adapters only
 //! ```
-//! A bridge filters VLANs. An adapter's port is in one VLAN, without tags; what the parent shall not see of a switch is
+//! A bridge filters VLANs. An adapter's port is in one VLAN, without tags, or in several, with theirs; what the parent shall not see of a switch is
 //! kept from it by taking the bridge itself out of the VLAN. What a guest may send at all is checked by its worker.
 //!
 //! A port is a TAP device. It goes when the worker that holds it ends, so there is nothing to clear away. Bridges stay
 //! while the service is away, and are made again where they are missing when it starts.
 
 mod dhcp;
+mod nat;
 mod netlink;
+mod ports;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use parterre_api::{NetworkAdapter, SwitchKind, SwitchSettings, parse_prefix};
-use parterre_partition::tap::{self, Queue};
+use parterre_api::{DEFAULT_MTU, SwitchKind, SwitchSettings, parse_prefix};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use netlink::{DEFAULT_VLAN, Interface, Netlink, Said, address_of};
-
-/// Most queues of an adapter: each is a thread of the worker's while it is used.
-const MAX_QUEUES: u16 = 8;
+pub(crate) use ports::{Plugged, queues};
 
 /// A switch that is defined.
 #[derive(Clone, Debug)]
@@ -42,23 +41,14 @@ pub(crate) struct Switches {
     netlink: OnceCell<Netlink>,
     /// The DHCP servers of internal switches.
     pub(crate) dhcp: dhcp::Servers,
+    nat: nat::Nat,
     /// Held while bridges are changed: one change after the other.
     pub(crate) changing: tokio::sync::Mutex<()>,
-}
-
-/// How many queues the adapters of a machine with so many processors have.
-pub(crate) fn queues(processors: u16) -> u16 {
-    processors.clamp(1, MAX_QUEUES)
 }
 
 /// The name of a switch's bridge.
 pub(crate) fn bridge_name(id: Uuid) -> String {
     format!("vsw{:08x}", id.as_fields().0)
-}
-
-/// The name of an adapter's TAP device.
-fn port_name(adapter: &NetworkAdapter) -> String {
-    format!("vnic{:08x}", adapter.id.as_fields().0)
 }
 
 /// The bridge's own address: always the same, or it would change with each port that comes.
@@ -73,14 +63,21 @@ fn without_v6(name: &str) {
 }
 
 impl Switches {
-    /// Switches that are defined; `program` serves DHCP, and its leases are kept in `leases`.
-    pub(crate) fn new(defined: Vec<(Uuid, SwitchSettings)>, program: PathBuf, leases: PathBuf) -> Switches {
+    /// Switches that are defined; `program` serves DHCP, and its leases are kept in `leases`. What does not outlive the parent's
+    /// kernel is kept in `runtime`.
+    pub(crate) fn new(
+        defined: Vec<(Uuid, SwitchSettings)>,
+        program: PathBuf,
+        leases: PathBuf,
+        runtime: &Path,
+    ) -> Switches {
         let defined =
             defined.into_iter().map(|(id, settings)| Defined { id, settings, trouble: None }).collect();
         Switches {
             defined: Mutex::new(defined),
             netlink: OnceCell::new(),
             dhcp: dhcp::Servers::new(program, leases),
+            nat: nat::Nat::new(runtime.join("forwarding-before-nat")),
             changing: tokio::sync::Mutex::default(),
         }
     }
@@ -154,15 +151,30 @@ impl Switches {
             self.dhcp.stop(id);
         }
         let mut done = set_up(netlink, &bridge, settings, uplink.as_ref()).await;
-        if let (Ok(()), SwitchKind::Internal { address: Some(address), dhcp: true }) = (&done, &settings.kind)
-        {
-            done = self.dhcp.start(id, &bridge.name, address);
+        if done.is_ok() {
+            done = self.serve(id, &bridge.name, settings).await;
         }
         if done.is_err() && fresh {
             // What is left to say is why the whole did not work.
             let _ = netlink.delete(&name).await;
         }
         done
+    }
+
+    /// What a switch has beside its bridge: NAT and DHCP.
+    async fn serve(&self, id: Uuid, bridge: &str, settings: &SwitchSettings) -> Said<()> {
+        let SwitchKind::Internal { address, dhcp, nat } = &settings.kind else { return Ok(()) };
+        let defined = self.all();
+        let others = defined.iter().filter(|switch| switch.id != id);
+        let others = others.map(|switch| (switch.id, &switch.settings));
+        self.nat.follow(others.chain([(id, settings)])).await?;
+        match address {
+            Some(address) if *dhcp => {
+                let mtu = settings.mtu.filter(|mtu| *mtu != DEFAULT_MTU);
+                self.dhcp.start(id, bridge, dhcp::Told { address: address.clone(), router: *nat, mtu })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The parent's interface that an external switch is to have, if it can have it.
@@ -178,6 +190,13 @@ impl Switches {
         if uplink.controller.is_some() && uplink.controller != bridge {
             return Err(format!(
                 "{interface} is part of another bridge or bond; take it out of that one first"
+            ));
+        }
+        if let Some(mtu) = settings.mtu.filter(|mtu| *mtu > uplink.mtu) {
+            return Err(format!(
+                "frames of {interface} carry {} bytes and not {mtu}; `ip link set {interface} mtu {mtu}` first, if the card \
+                 and its network can",
+                uplink.mtu
             ));
         }
         if uplink.is_bridge || interface == "lo" {
@@ -198,6 +217,9 @@ impl Switches {
         let netlink = self.netlink().await?;
         let name = bridge_name(id);
         self.dhcp.stop(id);
+        let defined = self.all();
+        let others = defined.iter().filter(|switch| switch.id != id);
+        self.nat.follow(others.map(|switch| (switch.id, &switch.settings))).await?;
         let Some(bridge) = netlink.find(&name).await? else { return Ok(()) };
         if let SwitchKind::External { interface, shared } = &settings.kind
             && let Some(uplink) = netlink.find(interface).await?
@@ -210,39 +232,11 @@ impl Switches {
         }
         netlink.delete(&name).await
     }
+}
 
-    /// Joins an adapter to its switch; gives its end of the port.
-    pub(crate) async fn connect(&self, adapter: &NetworkAdapter, queues: u16) -> Said<Vec<Queue>> {
-        let switch = self.find(&adapter.switch).ok_or_else(|| {
-            format!("there is no switch '{}' for its network adapter {}", adapter.switch, adapter.mac)
-        })?;
-        let _turn = self.changing.lock().await;
-        // A bridge that somebody deleted, or that could not be made when the service started.
-        let made = self.make(switch.id, &switch.settings).await;
-        self.set_trouble(switch.id, made.clone().err());
-        made.map_err(|e| format!("switch '{}' does not work: {e}", switch.settings.name))?;
-        let netlink = self.netlink().await?;
-        let name = port_name(adapter);
-        let port = tap::create(&name, queues.into()).map_err(|e| {
-            format!("cannot make the network interface {name} for adapter {}: {e}", adapter.mac)
-        })?;
-        without_v6(&name);
-        let bridge = netlink.get(&bridge_name(switch.id)).await?;
-        let interface = netlink.get(&name).await?;
-        netlink.join(&interface, Some(&bridge)).await?;
-        if let Some(vlan) = adapter.options.vlan.filter(|vlan| *vlan != DEFAULT_VLAN) {
-            netlink.remove_vlan(&interface, DEFAULT_VLAN).await?;
-            netlink.add_vlan(&interface, vlan, true).await?;
-            if let Some(uplink) = self.uplink(netlink, &bridge.name, &switch.settings).await? {
-                netlink.add_vlan(&uplink, vlan, false).await?;
-            }
-        }
-        if adapter.options.isolated {
-            netlink.isolate(&interface).await?;
-        }
-        netlink.set_up(&interface, true).await?;
-        Ok(port)
-    }
+/// Longest payload of a frame of a switch.
+fn mtu(settings: &SwitchSettings, uplink: Option<&Interface>) -> u32 {
+    settings.mtu.unwrap_or(uplink.map_or(DEFAULT_MTU, |uplink| uplink.mtu))
 }
 
 /// Gives a bridge its interface and its addresses, and switches it on. Done once more, it changes nothing.
@@ -269,6 +263,8 @@ async fn set_up(
             netlink.move_addresses(uplink, bridge).await?;
         }
     }
+    // A bridge whose ports differ would choose for itself.
+    netlink.set_mtu(bridge, mtu(settings, uplink)).await?;
     if let Some(address) = address {
         let (address, prefix) = parse_prefix(address)?;
         netlink.add_address(bridge, address, prefix).await?;

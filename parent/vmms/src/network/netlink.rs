@@ -3,6 +3,7 @@
 //! It knows interfaces by name and decides nothing. Errors are sentences that name the interface.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -32,6 +33,8 @@ pub(super) struct Interface {
     pub(super) is_bridge: bool,
     /// The bridge or bond that it is a port of.
     pub(super) controller: Option<u32>,
+    /// Longest payload of a frame.
+    pub(super) mtu: u32,
 }
 
 /// Whether an error of the kernel has this number.
@@ -53,11 +56,13 @@ fn interface(message: &LinkMessage) -> Interface {
         mac: Vec::new(),
         is_bridge: false,
         controller: None,
+        mtu: 0,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Address(mac) => interface.mac.clone_from(mac),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::Controller(index) => interface.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 interface.is_bridge |= infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
@@ -140,6 +145,13 @@ impl Netlink {
         done.map_err(|e| format!("{} cannot be switched on or off: {}", interface.name, words(&e)))
     }
 
+    /// Sets the longest payload of an interface's frames.
+    pub(super) async fn set_mtu(&self, interface: &Interface, mtu: u32) -> Said<()> {
+        let message = LinkUnspec::new_with_index(interface.index).mtu(mtu).build();
+        let done = self.handle.link().change(message).execute().await;
+        done.map_err(|e| format!("frames of {} cannot carry {mtu} bytes: {}", interface.name, words(&e)))
+    }
+
     /// Lets isolated ports of a bridge reach only those that are not.
     pub(super) async fn isolate(&self, port: &Interface) -> Said<()> {
         let message = LinkBridgePort::new(port.index).isolated(true).build();
@@ -147,14 +159,28 @@ impl Netlink {
         done.map_err(|e| format!("{} cannot be isolated: {}", port.name, words(&e)))
     }
 
-    /// Puts a port, or the bridge itself, into a VLAN: tagged, or as the one of untagged frames.
-    pub(super) async fn add_vlan(&self, port: &Interface, vlan: u16, untagged: bool) -> Said<()> {
-        let flags = match untagged {
-            true => BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged,
-            false => BridgeVlanInfoFlags::empty(),
-        };
+    /// Puts a port into the VLAN of its untagged frames, which goes with them from the one before.
+    pub(super) async fn set_untagged_vlan(&self, port: &Interface, vlan: u16) -> Said<()> {
+        self.remove_vlan(port, DEFAULT_VLAN).await?;
+        let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
         let done = self.handle.link().set(vlan_message(port, vlan, flags)).execute().await;
         done.map_err(|e| format!("{} cannot be put into VLAN {vlan}: {}", port.name, words(&e)))
+    }
+
+    /// Puts a port into VLANs whose frames carry their tags.
+    pub(super) async fn add_tagged_vlans(&self, port: &Interface, vlans: &RangeInclusive<u16>) -> Said<()> {
+        let (first, last, flags) = (*vlans.start(), *vlans.end(), BridgeVlanInfoFlags::empty());
+        let message = match first == last {
+            true => vlan_message(port, first, flags),
+            false => LinkBridgeVlan::new(port.index)
+                .vlan_range_start(first, flags)
+                .vlan_range_end(last, flags)
+                .build(),
+        };
+        let done = self.handle.link().set(message).execute().await;
+        done.map_err(|e| {
+            format!("{} cannot be put into the VLANs {first} to {last}: {}", port.name, words(&e))
+        })
     }
 
     /// Takes a port, or the bridge itself, out of a VLAN.

@@ -4,7 +4,8 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::Duration;
 
-use parterre_api::AdapterOptions;
+use parterre_api::{AdapterOptions, NetworkAdapter, Trunk};
+use parterre_partition::tap::{self, Queue};
 use vm_memory::VolatileSlice;
 
 use super::*;
@@ -46,7 +47,7 @@ fn in_a_namespace() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains(" 5 passed"), "{said}");
+    assert!(said.contains(" 7 passed"), "{said}");
 }
 
 fn run(line: &str) -> String {
@@ -57,8 +58,13 @@ fn run(line: &str) -> String {
 }
 
 fn switch(kind: SwitchKind) -> (Switches, Uuid, SwitchSettings) {
-    let (id, settings) = (Uuid::new_v4(), SwitchSettings { name: "lan".into(), kind });
-    let switches = Switches::new(vec![(id, settings.clone())], "/bin/false".into(), "/nonexistent".into());
+    switch_of(SwitchSettings { name: "lan".into(), kind, mtu: None })
+}
+
+fn switch_of(settings: SwitchSettings) -> (Switches, Uuid, SwitchSettings) {
+    let id = Uuid::new_v4();
+    let nowhere = Path::new("/nonexistent");
+    let switches = Switches::new(vec![(id, settings.clone())], "/bin/false".into(), nowhere.into(), nowhere);
     (switches, id, settings)
 }
 
@@ -76,13 +82,22 @@ fn send(port: &[Queue], frame: &[u8]) {
     port[0].send(&[0; 10], frame, &[]).unwrap();
 }
 
-/// The next frame of ours that comes up a port.
+/// The next frame of ours that comes up a port without a tag.
 fn receive(port: &[Queue]) -> Option<Vec<u8>> {
+    receive_with(port, false)
+}
+
+/// The next frame of ours that comes up a port.
+fn receive_any(port: &[Queue]) -> Option<Vec<u8>> {
+    receive_with(port, true)
+}
+
+fn receive_with(port: &[Queue], tags: bool) -> Option<Vec<u8>> {
     for _ in 0..50 {
         for queue in port {
-            let (mut header, mut bytes) = ([0; 10], [0; 2000]);
+            let (mut header, mut bytes) = ([0; 10], [0; 10000]);
             while let Ok(len) = queue.receive(&mut header, &[VolatileSlice::from(&mut bytes[..])]) {
-                if bytes[12..14] == [0x88, 0xB5] {
+                if bytes[12..14] == [0x88, 0xB5] || tags && bytes[16..18] == [0x88, 0xB5] {
                     return Some(bytes[..len].to_vec());
                 }
             }
@@ -100,8 +115,8 @@ mod alone {
     #[ignore = "needs a namespace of its own"]
     async fn a_private_switch_joins_adapters_and_nobody_else() {
         let (switches, id, settings) = switch(SwitchKind::Private);
-        let one = switches.connect(&adapter(1, AdapterOptions::default()), 2).await.unwrap();
-        let two = switches.connect(&adapter(2, AdapterOptions::default()), 1).await.unwrap();
+        let one = switches.connect(&adapter(1, AdapterOptions::default()), 2).await.unwrap().queues;
+        let two = switches.connect(&adapter(2, AdapterOptions::default()), 1).await.unwrap().queues;
         assert_eq!((one.len(), two.len()), (2, 1));
         send(&one, &frame(0xFF, 1, b"hello"));
         assert_eq!(receive(&two), Some(frame(0xFF, 1, b"hello")));
@@ -144,12 +159,12 @@ mod alone {
     #[ignore = "needs a namespace of its own"]
     async fn an_internal_switch_joins_the_parent_too() {
         let (switches, id, settings) =
-            switch(SwitchKind::Internal { address: Some("10.9.9.1/24".into()), dhcp: false });
+            switch(SwitchKind::Internal { address: Some("10.9.9.1/24".into()), dhcp: false, nat: false });
         switches.restore().await;
         assert_eq!(switches.all()[0].trouble, None);
         let parent = UdpSocket::bind("10.9.9.1:4000").unwrap();
         parent.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap();
+        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap().queues;
         send(&one, &udp_to_parent(&mac_of(&bridge_name(id))));
         let mut bytes = [0; 100];
         assert_eq!(parent.recv(&mut bytes).unwrap(), 4);
@@ -169,7 +184,7 @@ mod alone {
                 .into_iter()
                 .enumerate()
         {
-            ports.push(switches.connect(&adapter(number as u8 + 1, options), 1).await.unwrap());
+            ports.push(switches.connect(&adapter(number as u8 + 1, options), 1).await.unwrap().queues);
         }
         let hear = |from: usize| {
             send(&ports[from], &frame(0xFF, from as u8 + 1, b"who hears me"));
@@ -195,6 +210,84 @@ mod alone {
         switches.unmake(id, &settings).await.unwrap();
     }
 
+    /// A frame with the tag of a VLAN.
+    fn tagged(vlan: u8, text: &[u8]) -> Vec<u8> {
+        let mut frame = frame(0xFF, 1, text);
+        frame.splice(12..12, [0x81, 0, 0, vlan]);
+        frame
+    }
+
+    #[tokio::test]
+    #[ignore = "needs a namespace of its own"]
+    async fn a_trunk_carries_the_vlans_that_it_is_allowed() {
+        let (switches, id, settings) = switch(SwitchKind::Private);
+        let vlan = |vlan| AdapterOptions { vlan: Some(vlan), ..AdapterOptions::default() };
+        let trunk = |allowed: &str, native| {
+            let trunk = Some(Trunk { allowed: allowed.parse().unwrap(), native });
+            AdapterOptions { trunk, ..AdapterOptions::default() }
+        };
+        let mut ports = Vec::new();
+        let all = [
+            trunk("5-7,9", Some(3)),
+            vlan(3),
+            vlan(5),
+            vlan(8),
+            vlan(9),
+            AdapterOptions::default(),
+            trunk("5", None),
+        ];
+        for (number, options) in all.into_iter().enumerate() {
+            ports.push(switches.connect(&adapter(number as u8 + 1, options), 1).await.unwrap().queues);
+        }
+        let hear = |from: usize, frame: &[u8]| {
+            send(&ports[from], frame);
+            let heard = ports.iter().map(|port| receive_any(port));
+            heard.enumerate().filter_map(|(port, heard)| Some((port, heard?))).collect::<Vec<_>>()
+        };
+        let (plain, five, nine) = (frame(0xFF, 1, b"x"), tagged(5, b"x"), tagged(9, b"x"));
+        assert_eq!(hear(0, &plain), [(1, plain.clone())], "the native VLAN");
+        assert_eq!(
+            hear(0, &five),
+            [(2, plain.clone()), (6, five.clone())],
+            "by its tag, which the other trunk sees"
+        );
+        assert_eq!(hear(0, &nine), [(4, plain.clone())]);
+        assert_eq!(hear(0, &tagged(8, b"x")), [], "not allowed");
+        assert_eq!(hear(2, &plain), [(0, five.clone()), (6, five)], "with its tag");
+        assert_eq!(hear(1, &plain), [(0, plain.clone())], "native: without");
+        assert_eq!(hear(5, &plain), [(6, plain.clone())], "where untagged frames are");
+        drop(ports);
+        switches.unmake(id, &settings).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "needs a namespace of its own"]
+    async fn frames_are_as_long_as_the_switch_says() {
+        let jumbo = SwitchSettings { name: "lan".into(), kind: SwitchKind::Private, mtu: Some(9000) };
+        let (switches, id, settings) = switch_of(jumbo.clone());
+        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap();
+        let two = switches.connect(&adapter(2, AdapterOptions::default()), 1).await.unwrap();
+        assert_eq!((one.port.mtu, two.port.mtu), (9000, 9000));
+        let long = frame(0xFF, 1, &[7; 8900]);
+        send(&one.queues, &long);
+        assert_eq!(receive(&two.queues), Some(long));
+        drop((one, two));
+        switches.unmake(id, &settings).await.unwrap();
+        // A card that carries less is not made to.
+        run("ip link add name up1 type veth peer name far2");
+        let external = SwitchKind::External { interface: "up1".into(), shared: false };
+        let (switches, id, settings) = switch_of(SwitchSettings { kind: external.clone(), ..jumbo });
+        let error = switches.make(id, &settings).await.unwrap_err();
+        assert!(error.contains("ip link set up1 mtu 9000"), "{error}");
+        run("ip link set up1 mtu 4000");
+        let (switches, id, settings) = switch(external);
+        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap();
+        assert_eq!(one.port.mtu, 4000, "that of its card");
+        drop(one);
+        switches.unmake(id, &settings).await.unwrap();
+        run("ip link del up1");
+    }
+
     #[tokio::test]
     #[ignore = "needs a namespace of its own"]
     async fn an_external_switch_has_an_interface() {
@@ -210,7 +303,7 @@ mod alone {
         run("ip link set up0 up");
         run("ip route add 10.8.0.0/16 via 10.7.7.1");
         let (switches, id, settings) = switch(external(true));
-        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap();
+        let one = switches.connect(&adapter(1, AdapterOptions::default()), 1).await.unwrap().queues;
         let bridge = bridge_name(id);
         assert!(run("ip -o -4 address").contains(&format!("{bridge}    inet 10.7.7.2/24")));
         assert!(run("ip route").contains(&format!("10.8.0.0/16 via 10.7.7.1 dev {bridge}")));

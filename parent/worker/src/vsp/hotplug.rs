@@ -98,7 +98,7 @@ fn perform(request: DeviceRequest, descriptors: Vec<OwnedFd>, plugs: &Plugs) -> 
         DeviceRequest::ResizeDisk { controller, lun, size } => {
             storage.resize(controller, lun, size).map(|size| DeviceAnswer::Resized { size })
         }
-        DeviceRequest::AddAdapter { adapter } => adapters.add(&adapter, descriptors).map(done),
+        DeviceRequest::AddAdapter { adapter, mtu } => adapters.add(&adapter, mtu, descriptors).map(done),
         DeviceRequest::RemoveAdapter { id } => adapters.remove(id).map(done),
         DeviceRequest::SetLink { id, up } => adapters.set_link(id, up).map(done),
     }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parterre_api::NetworkAdapter;
+use parterre_api::worker::Port;
 use parterre_partition::Partition;
 use parterre_partition::tap::{Offloads, Queue};
 use parterre_vmbus_server::Guid;
@@ -68,17 +69,17 @@ struct State {
 pub struct Adapters(Mutex<State>);
 
 impl Adapters {
-    /// The adapters with their queues: `counts` says how many of `descriptors` each has.
+    /// The adapters with their ports, whose queues are the `descriptors`, one after the other.
     ///
     /// # Errors
     /// A sentence, if descriptors are missing or are none of TAP devices.
     pub fn new(
         settings: &[NetworkAdapter],
-        counts: &[u16],
+        ports: &[Port],
         descriptors: Vec<OwnedFd>,
     ) -> Result<Adapters, String> {
-        let wanted: usize = counts.iter().map(|count| usize::from(*count)).sum();
-        if counts.len() != settings.len() || wanted != descriptors.len() {
+        let wanted: usize = ports.iter().map(|port| usize::from(port.queues)).sum();
+        if ports.len() != settings.len() || wanted != descriptors.len() {
             return Err(format!(
                 "{} network adapters need {wanted} queues, and {} came from the management service",
                 settings.len(),
@@ -87,8 +88,9 @@ impl Adapters {
         }
         let adapters = Adapters(Mutex::default());
         let mut descriptors = descriptors.into_iter();
-        for (adapter, count) in settings.iter().zip(counts) {
-            adapters.add(adapter, descriptors.by_ref().take(usize::from(*count)).collect())?;
+        for (adapter, port) in settings.iter().zip(ports) {
+            let queues = descriptors.by_ref().take(usize::from(port.queues)).collect();
+            adapters.add(adapter, port.mtu, queues)?;
         }
         Ok(adapters)
     }
@@ -97,14 +99,15 @@ impl Adapters {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an adapter in; a guest that runs gets it at once.
+    /// Puts an adapter in whose port carries payloads of up to `mtu` bytes; a guest that runs gets it at once.
     ///
     /// # Errors
     /// A sentence that says why not.
-    pub fn add(&self, adapter: &NetworkAdapter, queues: Vec<OwnedFd>) -> Result<(), String> {
+    pub fn add(&self, adapter: &NetworkAdapter, mtu: u32, queues: Vec<OwnedFd>) -> Result<(), String> {
         let failed = |why: String| format!("network adapter {} does not work: {why}", adapter.mac);
         let wires = queues.into_iter().map(|queue| Arc::new(TapWire(Queue::from(queue))) as Arc<dyn Wire>);
-        let device = Adapter::new(of(adapter), wires.collect()).map_err(|error| failed(error.to_string()))?;
+        let device =
+            Adapter::new(of(adapter, mtu), wires.collect()).map_err(|error| failed(error.to_string()))?;
         if adapter.options.link_down {
             device.set_link(false).map_err(|error| failed(error.to_string()))?;
         }
@@ -174,7 +177,7 @@ impl Attachment for Adapters {
 }
 
 /// An adapter's settings for the VSP.
-fn of(adapter: &NetworkAdapter) -> Settings {
+fn of(adapter: &NetworkAdapter, mtu: u32) -> Settings {
     let options = &adapter.options;
     Settings {
         instance: Guid::from_u128(adapter.id.as_u128()),
@@ -185,6 +188,7 @@ fn of(adapter: &NetworkAdapter) -> Settings {
             router: options.router_guard,
         },
         speed: SPEED,
+        mtu,
         name: adapter.switch.clone(),
     }
 }

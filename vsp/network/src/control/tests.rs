@@ -9,6 +9,7 @@ fn control(queues: u16) -> Control {
         may_change_mac: true,
         queues,
         speed: 1_000_000_000,
+        mtu: 9000,
         name: "n".into(),
     };
     Control::new(identity, Arc::default(), true)

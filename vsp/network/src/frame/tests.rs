@@ -68,6 +68,12 @@ fn a_guest_asks_for_an_address_of_its_own() {
     assert_eq!(send(TYPE_V4, &ask(OWN, 41, 67), &none), Err(Denied::Source), "it is in the next fragment");
     assert_eq!(send(TYPE_V4, &ask(OTHER, 52, 67), &spoof), Ok(Destination::Broadcast));
     assert_eq!(send(TYPE_V4, &ask(OTHER, 52, 69), &none), Ok(Destination::Broadcast));
+    for (mac, expected) in [(OWN, Ok(Destination::Broadcast)), (OTHER, Err(Denied::Source))] {
+        let tagged = [&[0, 5, 8, 0][..], &ask(mac, 52, 67)].concat();
+        let twice = [&[0, 6, 0x81, 0][..], &tagged].concat();
+        assert_eq!(send(TYPE_VLAN, &tagged, &none), expected, "behind a tag");
+        assert_eq!(send(TYPE_SERVICE_VLAN, &twice, &none), expected, "behind two");
+    }
 }
 
 #[test]

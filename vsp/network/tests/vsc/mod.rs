@@ -129,6 +129,11 @@ pub fn packet_message(frame: &[u8], information: &[(u32, u32)]) -> Vec<u8> {
 impl Vsc {
     /// An adapter with an open channel on which nothing was said yet.
     pub fn new(queues: usize, guards: Guards) -> Vsc {
+        Vsc::with_mtu(queues, guards, 65521)
+    }
+
+    /// One whose wire carries payloads of so many bytes.
+    pub fn with_mtu(queues: usize, guards: Guards, mtu: u32) -> Vsc {
         let guest = FakeGuest::new();
         let waker = || Waker::new().unwrap();
         let wires: Vec<_> =
@@ -138,6 +143,7 @@ impl Vsc {
             mac: MAC,
             guards,
             speed: 10_000_000_000,
+            mtu,
             name: "lan".into(),
         };
         let lanes = wires.iter().map(|wire| wire.clone() as Arc<dyn Wire>).collect();
@@ -169,10 +175,15 @@ impl Vsc {
     }
 
     pub fn negotiate(&mut self, version: u32, coalesce: bool) {
+        self.negotiate_mtu(version, coalesce, 1500);
+    }
+
+    /// With a wish for the longest payload of a frame.
+    pub fn negotiate_mtu(&mut self, version: u32, coalesce: bool, mtu: u32) {
         let answer = self.ask(&[kind::INIT, version, version]);
         assert_eq!([word(&answer, 0), word(&answer, 1), word(&answer, 3)], [kind::INIT_COMPLETE, version, 1]);
         let capabilities = 1 << 3 | u32::from(coalesce) << 7;
-        self.channel.post(0, &words(&[kind::SEND_NDIS_CONFIG, 1514, 0, capabilities, 0]));
+        self.channel.post(0, &words(&[kind::SEND_NDIS_CONFIG, mtu + 14, 0, capabilities, 0]));
         self.channel.post(0, &words(&[kind::SEND_NDIS_VERSION, 6, 30]));
         self.channel.run().unwrap();
     }
