@@ -10,6 +10,15 @@ use uuid::Uuid;
 
 use crate::{OffReason, VmSettings};
 
+/// A disc that the guest has taken out of its drive itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EjectedDisc {
+    /// The drive, by its [id](crate::DiskSettings::id).
+    pub drive: Uuid,
+    /// What was in it.
+    pub file: PathBuf,
+}
+
 /// What a worker is to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,6 +94,16 @@ pub struct WorkerStatus {
     /// What it is doing.
     #[serde(flatten)]
     pub phase: WorkerPhase,
+    /// Drives that are empty because the guest has taken the disc out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<EjectedDisc>,
+}
+
+impl WorkerStatus {
+    /// A report in which no disc has been taken out.
+    pub fn new(id: Uuid, pid: u32, phase: WorkerPhase) -> WorkerStatus {
+        WorkerStatus { id, pid, phase, ejected: Vec::new() }
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +117,8 @@ mod tests {
             WorkerPhase::Running { resets: 2 },
             WorkerPhase::Ended(OffReason::Failed { message: "no".into() }),
         ] {
-            let status = WorkerStatus { id: Uuid::nil(), pid: 7, phase };
+            let mut status = WorkerStatus::new(Uuid::nil(), 7, phase);
+            status.ejected.push(EjectedDisc { drive: Uuid::nil(), file: "/d.iso".into() });
             let line = serde_json::to_string(&status).unwrap();
             assert!(!line.contains('\n'));
             assert_eq!(serde_json::from_str::<WorkerStatus>(&line).unwrap(), status);

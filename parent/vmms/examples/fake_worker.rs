@@ -6,11 +6,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
-use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
+use parterre_api::worker::{EjectedDisc, WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
 use parterre_api::{OffReason, WorkerPaths};
 
 fn line(spec: &WorkerSpec, phase: WorkerPhase) -> String {
-    let status = WorkerStatus { id: spec.id, pid: std::process::id(), phase };
+    let status = WorkerStatus::new(spec.id, std::process::id(), phase);
     serde_json::to_string(&status).unwrap() + "\n"
 }
 
@@ -61,6 +61,16 @@ fn serve(spec: &WorkerSpec, control: &UnixListener, behaviour: &str) {
         let mut stream = stream.unwrap();
         let _ = stream.write_all(running.as_bytes());
         match behaviour {
+            // The guest has taken the first disc out of its drive.
+            "eject" => {
+                let mut status =
+                    WorkerStatus::new(spec.id, std::process::id(), WorkerPhase::Running { resets: 0 });
+                let disk = &spec.settings.disks[0];
+                status
+                    .ejected
+                    .push(EjectedDisc { drive: disk.id, file: disk.file.clone().unwrap_or_default() });
+                let _ = stream.write_all((serde_json::to_string(&status).unwrap() + "\n").as_bytes());
+            }
             "crash" => std::process::abort(),
             "off" => {
                 std::thread::sleep(Duration::from_millis(100));

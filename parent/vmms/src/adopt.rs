@@ -50,6 +50,6 @@ async fn adopt(manager: &Manager, id: Uuid, directory: &Path) -> Result<(), Stri
         link.process.kill();
         return Err("it runs a virtual machine that is not defined any more; it was ended".into());
     }
-    manager.adopt(id, pid, &status.phase, link);
+    manager.adopt(id, pid, &status, link);
     Ok(())
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
+use parterre_api::worker::EjectedDisc;
 use parterre_api::{
-    DiskFormat, DiskRequest, DiskSettings, DiskSize, MAX_LUNS, MediumRequest, ResizeRequest, Vm,
+    DiskFormat, DiskRequest, DiskSettings, DiskSize, MAX_LUNS, MediumRequest, ResizeRequest, Vm, VmSettings,
     settle_format,
 };
 use parterre_partition::io::open_disk;
@@ -105,6 +106,36 @@ impl Manager {
             return Err(error);
         }
         Ok(disk)
+    }
+
+    /// A guest has emptied drives itself: as the tray of a real machine, they are empty at the next start too. Gives what makes the
+    /// definition say so, if it does not yet.
+    pub(crate) fn emptied(
+        &self,
+        id: Uuid,
+        ejected: &[EjectedDisc],
+    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let ejected = ejected.to_vec();
+        let is_out = move |disk: &DiskSettings| {
+            let same = |disc: &EjectedDisc| disc.drive == disk.id && disk.file.as_ref() == Some(&disc.file);
+            disk.dvd && ejected.iter().any(same)
+        };
+        let vm = self.show(&id.to_string()).ok()?;
+        if !vm.settings.disks.iter().any(&is_out) {
+            return None;
+        }
+        let manager = self.clone();
+        Some(async move {
+            let empty = move |settings: &mut VmSettings| {
+                for disk in settings.disks.iter_mut().filter(|disk| is_out(disk)) {
+                    (disk.file, disk.format) = (None, DiskFormat::default());
+                }
+            };
+            if let Err(error) = manager.change_settings(&id.to_string(), empty).await {
+                let name = &vm.settings.name;
+                eprintln!("vmms: '{name}' has emptied its drive, which cannot be written down: {error}");
+            }
+        })
     }
 
     /// Grows a disk, or takes notice that it has grown; a guest that runs is told. Gives its size.

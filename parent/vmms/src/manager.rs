@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec};
+use parterre_api::worker::{WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
 use parterre_api::{HostInfo, OffReason, Paths, StopRequest, Vm, VmSettings, VmState, WorkerPaths};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -256,7 +257,16 @@ impl Manager {
         }
         let manager = self.clone();
         tokio::spawn(async move {
-            let reason = supervise(link, receiver, |state| manager.publish(id, Some(pid), state)).await;
+            let mut notes = JoinSet::new();
+            let publish = |status: &WorkerStatus| {
+                if let Some(note) = manager.emptied(id, &status.ejected) {
+                    notes.spawn(note);
+                }
+                manager.publish(id, Some(pid), state_of(&status.phase));
+            };
+            let reason = supervise(link, receiver, publish).await;
+            // The next start is to find what this one has left.
+            notes.join_all().await;
             manager.publish(id, None, VmState::Off(reason));
         });
     }
@@ -367,8 +377,11 @@ impl Manager {
     }
 
     /// Takes over the worker of an earlier service.
-    pub(crate) fn adopt(&self, id: Uuid, pid: u32, phase: &WorkerPhase, link: Link) {
-        self.publish(id, Some(pid), state_of(phase));
+    pub(crate) fn adopt(&self, id: Uuid, pid: u32, status: &WorkerStatus, link: Link) {
+        if let Some(note) = self.emptied(id, &status.ejected) {
+            tokio::spawn(note);
+        }
+        self.publish(id, Some(pid), state_of(&status.phase));
         self.take_charge(id, pid, link);
     }
 }

@@ -53,11 +53,11 @@ pub(crate) fn state_of(phase: &WorkerPhase) -> VmState {
     }
 }
 
-/// Runs until the worker has ended; tells each state to `publish`. Returns why the virtual machine is off.
+/// Runs until the worker has ended; tells each report to `publish`. Returns why the virtual machine is off.
 pub(crate) async fn supervise(
     mut link: Link,
     mut orders: mpsc::Receiver<Order>,
-    mut publish: impl FnMut(VmState),
+    mut publish: impl FnMut(&WorkerStatus),
 ) -> OffReason {
     let mut last_word = None;
     loop {
@@ -65,7 +65,7 @@ pub(crate) async fn supervise(
         tokio::select! {
             line = link.lines.next_line() => match parse(line) {
                 Some(status) => {
-                    publish(state_of(&status.phase));
+                    publish(&status);
                     if let WorkerPhase::Ended(reason) = status.phase {
                         last_word = Some(reason);
                     }

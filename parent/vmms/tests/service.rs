@@ -196,6 +196,30 @@ async fn discs_are_changed_only_where_the_guest_lets_go() {
 }
 
 /// Starts three machines in a service that then ends, tasks and all. Returns the workers' process ids.
+#[tokio::test]
+async fn a_drive_that_the_guest_empties_is_empty_at_the_next_start() {
+    let host = Host::new();
+    let manager = host.service().await;
+    manager.create(settings("one", "eject")).await.unwrap();
+    for disc in ["one", "two"] {
+        let file = host.directory.path().join(disc);
+        std::fs::write(&file, vec![0; 4096]).unwrap();
+        let request = DiskRequest { file: Some(file), dvd: true, ..DiskRequest::default() };
+        manager.add_disk("one", request).await.unwrap();
+    }
+    manager.start("one").await.unwrap();
+    manager.stop("one", FORCE).await.unwrap();
+    let files = |manager: &Manager| {
+        manager.disks("one").unwrap().into_iter().map(|disk| disk.file.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(files(&manager), [false, true]);
+    drop(manager);
+    // On the disk too.
+    let store = Store::open(&host.paths().database()).unwrap();
+    let (_, stored) = store.all().unwrap().into_iter().next().unwrap();
+    assert_eq!(stored.disks[0].file, None);
+}
+
 fn a_service_that_ends(host: &Host) -> [u32; 3] {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -91,7 +91,7 @@ mod tests {
     use uuid::Uuid;
 
     fn status() -> WorkerStatus {
-        WorkerStatus { id: Uuid::nil(), pid: 1, phase: WorkerPhase::Running { resets: 0 } }
+        WorkerStatus::new(Uuid::nil(), 1, WorkerPhase::Running { resets: 0 })
     }
 
     fn connect() -> (UnixStream, Connections) {

@@ -30,6 +30,7 @@ use parterre_worker::sandbox;
 use parterre_worker::service::{Listeners, Service};
 use parterre_worker::stdio::Terminal;
 use parterre_worker::vsp::Devices;
+use parterre_worker::vsp::ejected::Ejected;
 use parterre_worker::vsp::hotplug::{self, Plugs};
 use parterre_worker::vsp::network::Adapters;
 use parterre_worker::vsp::storage::{self, Storage};
@@ -155,7 +156,8 @@ fn run_by_hand(arguments: Arguments) -> Result<OffReason, AnyError> {
     let initrd = arguments.initrd.as_deref();
     let mut template = template(&kernel, initrd, arguments.cmdline, arguments.memory, arguments.processors)?;
     template.trace = arguments.trace;
-    let mut service = Service::new(template, Uuid::nil(), None)?;
+    let ejected = Ejected::new(template.events.clone());
+    let mut service = Service::new(template, Uuid::nil(), None, ejected)?;
     let mut terminal = None;
     if arguments.console == ConsoleKind::Stdio {
         let (opened, client) = Terminal::open()?;
@@ -183,7 +185,7 @@ fn serve() -> Result<OffReason, AnyError> {
         Err(error) => {
             let message = error.to_string();
             let phase = WorkerPhase::Ended(OffReason::Failed { message: message.clone() });
-            announce(&WorkerStatus { id: spec.id, pid: std::process::id(), phase })?;
+            announce(&WorkerStatus::new(spec.id, std::process::id(), phase))?;
             Ok(OffReason::Failed { message })
         }
     }
@@ -196,7 +198,9 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
     let initrd = settings.initrd.as_deref();
     let mut template =
         template(&settings.kernel, initrd, settings.command_line.clone(), settings.memory, processors)?;
-    let storage = Storage::new(spec.id, processors.into(), &settings.disks, &template.memory)?;
+    let ejected = Ejected::new(template.events.clone());
+    let storage =
+        Storage::new(spec.id, processors.into(), &settings.disks, &template.memory, ejected.clone())?;
     template.devices.devices.extend(storage.devices());
     let adapters = Adapters::new(&settings.network_adapters, &spec.ports, descriptors)?;
     let adapters = Arc::new(adapters);
@@ -210,7 +214,7 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
     };
     let listeners = Listeners { control: bind(paths.control())?, console: bind(paths.console())? };
     let (devices, requests) = (bind(paths.devices())?, bind(paths.guest())?);
-    let service = Service::new(template, spec.id, Some(listeners))?;
+    let service = Service::new(template, spec.id, Some(listeners), ejected)?;
     sandbox::enter()?;
     // After that, so that their threads are in the sandbox too.
     hotplug::serve(devices, Plugs { storage, adapters })?;

@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::machine::{Machine, Template};
 use crate::processor::log_line;
 use crate::stdio::ESCAPE;
+use crate::vsp::ejected::Ejected;
 
 /// Names of the fixed descriptors to epoll; connections are numbered from [`FIRST_CONNECTION`].
 const EVENTS: u64 = 0;
@@ -50,6 +51,7 @@ pub struct Service {
     connections: Connections,
     input: InputQueue,
     status: WorkerStatus,
+    ejected: Ejected,
     next_token: u64,
     /// Ctrl-] typed at the console ends the machine: on the terminal that started the worker.
     escape_ends: bool,
@@ -57,7 +59,12 @@ pub struct Service {
 
 impl Service {
     /// A service for a machine that does not run yet.
-    pub fn new(template: Template, id: Uuid, listeners: Option<Listeners>) -> io::Result<Service> {
+    pub fn new(
+        template: Template,
+        id: Uuid,
+        listeners: Option<Listeners>,
+        ejected: Ejected,
+    ) -> io::Result<Service> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &template.events, EventData::new_u64(EVENTS), EventFlags::IN)?;
         if let Some(listeners) = &listeners {
@@ -67,7 +74,7 @@ impl Service {
             }
         }
         let phase = WorkerPhase::Starting { step: "preparing".into() };
-        let status = WorkerStatus { id, pid: std::process::id(), phase };
+        let status = WorkerStatus::new(id, std::process::id(), phase);
         Ok(Service {
             template,
             epoll,
@@ -76,6 +83,7 @@ impl Service {
             connections: Connections::default(),
             input: InputQueue::default(),
             status,
+            ejected,
             next_token: FIRST_CONNECTION,
             escape_ends: false,
         })
@@ -147,6 +155,7 @@ impl Service {
 
     fn report(&mut self, phase: WorkerPhase) {
         self.status.phase = phase;
+        self.status.ejected = self.ejected.list();
         self.connections.broadcast(&self.status);
     }
 
@@ -163,6 +172,9 @@ impl Service {
                 std::thread::sleep(GATHER);
             }
             let events = self.template.events.take();
+            if self.ejected.list() != self.status.ejected {
+                self.report(self.status.phase.clone());
+            }
             for event in &ready {
                 if let Some(end) = self.serve(event.data.u64(), machine) {
                     return Ok(end);

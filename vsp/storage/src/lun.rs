@@ -4,7 +4,7 @@
 //! steps for an engine.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::disk::{Medium, Operation};
 use crate::scsi::cdb::Blocks;
@@ -112,6 +112,8 @@ pub struct Lun {
     has_attention: AtomicBool,
     event: Mutex<MediaEvent>,
     locked: AtomicBool,
+    /// Is called when the guest has taken the medium out itself.
+    ejected: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Lun {
@@ -125,7 +127,20 @@ impl Lun {
             has_attention: AtomicBool::new(false),
             event: Mutex::new(MediaEvent::None),
             locked: AtomicBool::new(false),
+            ejected: OnceLock::new(),
         }
+    }
+
+    /// Tells whoever wants to know that the guest has taken the medium out.
+    pub fn told_of_eject(&self) {
+        if let Some(tell) = self.ejected.get() {
+            tell();
+        }
+    }
+
+    /// Has somebody told, from now on, when the guest takes the medium out itself. The first who asks is told.
+    pub fn tell_ejects(&self, tell: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.ejected.set(tell);
     }
 
     /// What it is.
@@ -303,6 +318,7 @@ impl Lun {
                 self.change_medium(None);
                 // The guest did it itself and need not be told.
                 self.take_attention();
+                self.told_of_eject();
             }
         }
         Ok(Outcome::Done)

@@ -187,6 +187,18 @@ fn changed_disc(session: &mut Session) -> Result<()> {
     )?;
     let said = in_guest(session, "drive", &format!("{}; {look}", until("[ -b /dev/sr0 ]")))?;
     ensure!(said == "disc-one2048", "The guest says of its disc after it has started anew: {said}");
+    // The guest opens the tray itself, when the last who reads lets go; and that holds for its next start too.
+    let said = in_guest(
+        session,
+        "drive",
+        "cd /proc/sys/dev/cdrom; echo 1 >autoeject; head -c 8 /dev/sr0; echo 0 >autoeject; cd /; head -c 8 /dev/sr0 2>&1",
+    )?;
+    ensure!(said.contains("No medium"), "The guest says after it has ejected its disc: {said}");
+    let shown = "parterre vm disk list drive --json | tr -d ' \\n' | grep -v one.iso";
+    succeed(session, &format!("for i in $(seq 20); do {shown} && break; sleep 0.5; done; {shown}"))?;
+    succeed(session, "parterre vm stop drive --force && parterre vm start drive")?;
+    let said = in_guest(session, "drive", &format!("{}; {look}", until("[ -b /dev/sr0 ]")))?;
+    ensure!(said.contains("No medium"), "The guest says of its drive after it has started anew: {said}");
     remove(session, "drive")
 }
 

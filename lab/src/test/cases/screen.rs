@@ -27,7 +27,32 @@ const SIZE: (u32, u32) = (1024, 768);
 fn screen(session: &mut Session) -> Result<()> {
     start(session)?;
     draws(session, 1)?;
+    comes_back(session)?;
+    restarts(session)?;
     remove(session, NAME)
+}
+
+/// The driver lets go of the screen, and takes it again.
+fn comes_back(session: &mut Session) -> Result<()> {
+    const DRIVER: &str = "cd /sys/bus/vmbus/drivers/hyperv_drm; device=$(ls | grep -- -)";
+    ask(session, NAME, &format!("{DRIVER}; echo $device >unbind; cd /; [ ! -e /dev/fb0 ]"), 11)?;
+    shows_nothing(session)?;
+    let bind = "cd /sys/bus/vmbus/drivers/hyperv_drm; echo $device >bind; cd /";
+    ask(session, NAME, bind, 12)?;
+    draws(session, 13)
+}
+
+/// The guest starts anew, in the same worker: its screen is dark until its driver comes, and then as the first time.
+fn restarts(session: &mut Session) -> Result<()> {
+    let again = "echo again-$((6 * 7)); reboot\n";
+    console(session, NAME, &[(PROMPT, again), ("again-42", ""), (USERLAND, ""), (PROMPT, "")])?;
+    shows_nothing(session)?;
+    draws(session, 21)?;
+    // A panic, after which nothing was put in order.
+    let panic = "echo 1 >/proc/sys/kernel/panic; echo again-$((6 * 9)); echo c >/proc/sysrq-trigger\n";
+    console(session, NAME, &[("", "\n"), (PROMPT, panic), ("again-54", ""), (USERLAND, ""), (PROMPT, "")])?;
+    shows_nothing(session)?;
+    draws(session, 31)
 }
 
 fn start(session: &mut Session) -> Result<()> {

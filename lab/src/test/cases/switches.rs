@@ -28,7 +28,7 @@ fn jumbo(session: &mut Session) -> Result<()> {
         succeed(
             session,
             &format!(
-                "parterre switch show lan | grep 'MTU *{mtu}$' && cat /sys/class/net/vsw*/mtu | grep -x {mtu}"
+                "parterre switch show lan | grep 'MTU: *{mtu}$' && cat /sys/class/net/vsw*/mtu | grep -x {mtu}"
             ),
         )?;
         create(session, "one", 2)?;

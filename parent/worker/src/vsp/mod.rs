@@ -1,5 +1,6 @@
 //! The synthetic devices of a machine: what stands on its VMBus.
 
+pub mod ejected;
 pub mod hotplug;
 pub mod memory;
 pub mod network;

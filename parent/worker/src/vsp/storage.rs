@@ -22,6 +22,7 @@ use parterre_vsp_storage::pool::Pool;
 use parterre_vsp_storage::{Backing, Controller, Engine, Engines, Identity, Kind, Lun, Medium, qcow2};
 use uuid::Uuid;
 
+use super::ejected::Ejected;
 use crate::processor::log_line;
 
 /// Requests of a ring that the kernel is told of at once.
@@ -185,6 +186,7 @@ pub fn opened(cached: File, direct: Option<File>) -> OpenFile {
 /// The controllers of a machine.
 pub struct Storage {
     controllers: BTreeMap<u8, Arc<Controller>>,
+    ejected: Ejected,
 }
 
 impl Storage {
@@ -198,6 +200,7 @@ impl Storage {
         processors: u32,
         disks: &[DiskSettings],
         memory: &GuestMemory,
+        ejected: Ejected,
     ) -> Result<Storage, String> {
         let count = disks.iter().map(|disk| disk.controller + 1).max().unwrap_or(0).max(1);
         let idle = rings(memory, u32::from(count) * u32::from(queues(processors)));
@@ -210,7 +213,7 @@ impl Storage {
             Ok((number, Arc::new(controller)))
         };
         let controllers = (0..count).map(make).collect::<Result<_, String>>()?;
-        let storage = Storage { controllers };
+        let storage = Storage { controllers, ejected };
         for disk in disks {
             storage.add(disk, open(disk)?)?;
         }
@@ -236,7 +239,10 @@ impl Storage {
     /// A sentence that says why not.
     pub fn add(&self, disk: &DiskSettings, open: Option<OpenFile>) -> Result<(), String> {
         let controller = self.controller(disk.controller)?;
-        controller.add(disk.lun, Arc::new(unit(disk, open)?)).map_err(|error| error.to_string())
+        let unit = Arc::new(unit(disk, open)?);
+        controller.add(disk.lun, unit.clone()).map_err(|error| error.to_string())?;
+        self.ejected.watch(&unit, disk);
+        Ok(())
     }
 
     /// Takes a disk out; the guest is told.
@@ -274,7 +280,7 @@ impl Storage {
                         out: try again when it has let go of it, or use --force"
                 .into());
         }
-        lun.change_medium(medium);
+        self.ejected.change(disk, || lun.change_medium(medium));
         Ok(())
     }
 

@@ -213,6 +213,11 @@ fn write_same_is_zeroes_or_one_block_many_times() {
 #[test]
 fn a_dvd_comes_and_goes() {
     let lun = dvd();
+    let ejects = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = ejects.clone();
+    lun.tell_ejects(Box::new(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }));
     assert!(matches!(execute(&lun, &[TEST_UNIT_READY], vec![]), Outcome::Done));
     assert_eq!(data(execute(&lun, &[READ_CAPACITY_10], vec![])), [0, 0, 0, 63, 0, 0, 8, 0]);
     assert_eq!(steps(execute(&lun, &[READ_12, 0, 0, 0, 0, 1, 0, 0, 0, 2], vec![0; 4096]))[0].offset, 2048);
@@ -221,7 +226,11 @@ fn a_dvd_comes_and_goes() {
     assert!(matches!(execute(&lun, &[PREVENT_ALLOW_REMOVAL, 0, 0, 0, 1], vec![]), Outcome::Done));
     fails(execute(&lun, &[START_STOP_UNIT, 0, 0, 0, 2], vec![]), Sense::REMOVAL_PREVENTED);
     assert!(matches!(execute(&lun, &[PREVENT_ALLOW_REMOVAL], vec![]), Outcome::Done));
-    assert!(matches!(execute(&lun, &[START_STOP_UNIT, 0, 0, 0, 2], vec![]), Outcome::Done));
+    assert_eq!(ejects.load(Ordering::Relaxed), 0);
+    for _ in 0..2 {
+        assert!(matches!(execute(&lun, &[START_STOP_UNIT, 0, 0, 0, 2], vec![]), Outcome::Done));
+    }
+    assert_eq!(ejects.load(Ordering::Relaxed), 1, "there was one disc");
     fails(execute(&lun, &[TEST_UNIT_READY], vec![]), Sense::NO_MEDIUM);
     fails(execute(&lun, &[READ_TOC, 0, 0, 0, 0, 0, 0, 0, 99], vec![]), Sense::NO_MEDIUM);
     // Another one from outside: told once, and as an event.
