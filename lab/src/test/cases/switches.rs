@@ -100,10 +100,10 @@ fn trunk(session: &mut Session) -> Result<()> {
     guest(session, "two", "wget -q -O /tmp/back http://10.5.0.2:8000/here && cmp /tmp/back /tmp/www/there")?;
     remove(session, "two")?;
     remove(session, "one")?;
+    create(session, "one", 1)?;
     for (wrong, why) in
         [("--trunk 5-", "VLAN"), ("--trunk 5 --vlan 5", "--vlan"), ("--native-vlan 3", "--trunk")]
     {
-        create(session, "one", 1)?;
         let run = session.shell(&format!("parterre vm network add one --switch lan {wrong}"), LIMIT)?;
         ensure!(run.stderr.contains(why), "`{wrong}` ended with {:?}: {}", run.outcome, run.stderr);
     }
@@ -112,9 +112,9 @@ fn trunk(session: &mut Session) -> Result<()> {
 
 /// A network beyond the parent, in a namespace of its own. It knows of no guests, and then of them, as a neighbour would that
 /// wants to get in.
-const OUTSIDE: &str = "ip link add up0 type veth peer name far0 && ip address add 203.0.113.1/24 dev up0 && ip link set up0 up && \
-                       unshare -n sleep 10000 & sleep 1; ip link set far0 netns $(pidof sleep) && \
-                       outside ip address add 203.0.113.2/24 dev far0 && outside ip link set far0 up && ping -c 2 203.0.113.2";
+const OUTSIDE: &str = "(unshare -n sleep 10000 &); ip link add up0 type veth && ip address add 203.0.113.1/24 dev up0 && \
+                       ip link set up0 up && ip link set veth0 netns $(pidof sleep) && \
+                       outside ip address add 203.0.113.2/24 dev veth0 && outside ip link set veth0 up && ping -c 2 203.0.113.2";
 const IN_OUTSIDE: &str = "#!/bin/sh\nexec nsenter -t $(pidof sleep) -n \"$@\"\n";
 /// What a guest takes of an offer.
 const GOT: &str = "printf '#!/bin/sh\\n[ $1 = bound ] || exit 0; ip address flush dev eth0; ip address add $ip/$mask dev eth0; \

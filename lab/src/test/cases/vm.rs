@@ -37,7 +37,8 @@ pub const CASES: &[Case] = &[
 /// Defines a VM, alone: what an earlier, failed case left behind goes.
 pub fn create(session: &mut Session, name: &str, processors: u32) -> Result<()> {
     let list: Value = serde_json::from_str(&succeed(session, "parterre vm list --json")?)?;
-    for left in list.as_array().into_iter().flatten().filter_map(|vm| vm.get("name")?.as_str()) {
+    for left in list.as_array().into_iter().flatten().filter_map(|vm| vm.pointer("/settings/name")?.as_str())
+    {
         session.shell(&format!("parterre vm stop '{left}' --force; parterre vm delete '{left}'"), BOOT)?;
     }
     create_another(session, name, processors)
