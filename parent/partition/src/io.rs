@@ -8,6 +8,7 @@
 //! It knows no disks and no formats; `vsp/storage` stands above it.
 
 mod discard;
+mod immediate;
 mod open;
 
 use std::collections::VecDeque;
@@ -23,13 +24,14 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use crate::memory::{GuestMemory, Regions};
 
 pub use discard::{discard_blocks, takes_discards};
+pub use immediate::{Immediate, Patience};
 pub use open::{DiskDescriptors, open_disk};
 
 /// Operations that a ring takes.
 const ALLOWED: [u8; 5] =
     [opcode::Read::CODE, opcode::Write::CODE, opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE];
 /// How often the kernel is asked again to take requests when it says that it has no memory for them.
-const PATIENCE: u32 = 1000;
+const RETRIES: u32 = 1000;
 
 /// What to do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,19 +132,10 @@ impl IoRing {
     /// length)`; none for [`IoOperation::Sync`]. `false`: one of them is not guest memory, and the request was not taken.
     pub fn push(&mut self, request: IoRequest<'_>, segments: impl Iterator<Item = (u64, u64)>) -> bool {
         let mut vectors = self.spare_vectors.pop().unwrap_or_default();
-        vectors.clear();
-        let mut left = 0;
-        for (gpa, len) in segments {
-            let slice =
-                usize::try_from(len).ok().and_then(|len| self.memory.get_slice(GuestAddress(gpa), len).ok());
-            let Some(slice) = slice else {
-                self.spare_vectors.push(vectors);
-                return false;
-            };
-            left += slice.len();
-            vectors
-                .push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
-        }
+        let Some(left) = gather(&self.memory, segments, &mut vectors) else {
+            self.spare_vectors.push(vectors);
+            return false;
+        };
         let IoRequest { tag, file, spare, operation, offset } = request;
         let (file, spare) = (file.clone(), spare.cloned());
         let slot = Box::new(Slot { tag, file, spare, operation, offset, vectors, left });
@@ -160,7 +153,7 @@ impl IoRing {
         let entry = slot.entry().user_data(index.into());
         // Kept from here on until the kernel has answered.
         self.slots[index as usize] = Some(slot);
-        for _ in 0..PATIENCE {
+        for _ in 0..RETRIES {
             // SAFETY: the entry's pointers are those of the slot that was just put in its place: it and the memory that its
             // vectors point into (kept mapped by `self.memory`) stay where they are until the kernel's answer for `index`
             // has been taken by `take`, or, should that never come, for ever (`drain`).
@@ -175,7 +168,7 @@ impl IoRing {
 
     /// Gives the kernel what was pushed since the last time.
     pub fn submit(&mut self) {
-        for _ in 0..PATIENCE {
+        for _ in 0..RETRIES {
             let queue = self.ring.submission();
             if queue.is_empty() && !queue.cq_overflow() {
                 return;
@@ -231,7 +224,7 @@ impl IoRing {
     /// Waits until the kernel touches guest memory no more. What ended is forgotten.
     pub fn drain(&mut self) {
         let mut failures = 0;
-        while self.under_way > 0 && failures < PATIENCE {
+        while self.under_way > 0 && failures < RETRIES {
             if self.ring.submit_and_wait(1).is_err() {
                 failures += 1;
                 std::thread::yield_now();
@@ -336,6 +329,22 @@ impl Slot {
             first.iov_len -= done;
         }
     }
+}
+
+/// Makes the vectors of pieces of guest memory and gives their length; `None` if one of them is not guest memory.
+fn gather(
+    memory: &Regions,
+    segments: impl Iterator<Item = (u64, u64)>,
+    vectors: &mut Vec<libc::iovec>,
+) -> Option<usize> {
+    vectors.clear();
+    let mut total = 0;
+    for (gpa, len) in segments {
+        let slice = memory.get_slice(GuestAddress(gpa), usize::try_from(len).ok()?).ok()?;
+        total += slice.len();
+        vectors.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
+    }
+    Some(total)
 }
 
 /// A vector's length for the kernel, which takes no more than 2 GiB at a time; the rest is done by starting once more.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use parterre_vmbus_server::ring::Segment;
 use parterre_vmbus_server::{
-    Buffer, ChannelError, Handler, Memory, OutPacket, PacketKind, Queue, Wait, Written,
+    Buffer, ChannelError, Handler, Memory, OutPacket, PacketKind, Queue, Visit, Wait, Written,
 };
 use zerocopy::IntoBytes;
 
@@ -32,6 +32,12 @@ const DEPTH: usize = 256;
 const BATCH: usize = 64;
 /// Most batches in a run: a guest that never ends must not keep the channel from being closed.
 const MAX_ROUNDS: u32 = 32;
+/// Most bytes that requests may be about until what was started is looked at: some engines move them meanwhile.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Most packets that are taken on the thread of a virtual processor, and most bytes after which no other is begun there: that
+/// processor's time is the guest's.
+const VISIT: usize = 4;
+const VISIT_BYTES: u64 = 128 << 10;
 
 /// Names a packet until it is answered.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +81,14 @@ pub(crate) struct Channel {
     reset: Option<Envelope>,
     /// The last run stopped in the middle.
     again: bool,
+    /// The packet has been read, and its turn comes next.
+    held: bool,
+    /// A visit is under way.
+    visiting: bool,
+    /// The engine has been given something that it has not been told to start.
+    unkicked: bool,
+    /// Bytes that the requests of this batch or visit are about.
+    moved: u64,
     /// Kept from run to run, so that they are not allocated again.
     packet: parterre_vmbus_server::Packet,
     done: Vec<Completion>,
@@ -113,6 +127,10 @@ impl Channel {
             waiting: VecDeque::new(),
             reset: None,
             again: false,
+            held: false,
+            visiting: false,
+            unkicked: false,
+            moved: 0,
             packet: Default::default(),
             done: Vec::new(),
             segments: Vec::new(),
@@ -237,21 +255,58 @@ impl Channel {
 
     /// Takes packets from the ring; says whether there may be more.
     fn take_packets(&mut self, queue: &mut Queue) -> Result<bool, ChannelError> {
+        self.moved = 0;
         for _ in 0..BATCH {
-            if self.free.is_empty() || self.reset.is_some() || !self.waiting.is_empty() {
+            if self.is_full() {
                 return Ok(false);
             }
-            let mut packet = std::mem::take(&mut self.packet);
-            let there = queue.read(&mut packet)?;
-            if there {
-                self.take_packet(queue, &packet)?;
+            if !std::mem::take(&mut self.held) && !queue.read(&mut self.packet)? {
+                return Ok(false);
             }
-            self.packet = packet;
-            if !there {
+            self.take_held(queue)?;
+            if self.moved >= BATCH_BYTES {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether no packet can be taken for now.
+    fn is_full(&self) -> bool {
+        self.free.is_empty() || self.reset.is_some() || !self.waiting.is_empty()
+    }
+
+    /// Takes the packet that has been read.
+    fn take_held(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
+        let packet = std::mem::take(&mut self.packet);
+        let taken = self.take_packet(queue, &packet);
+        self.packet = packet;
+        taken
+    }
+
+    /// Takes packets on the thread of a virtual processor; says whether that was all.
+    fn take_quick(&mut self, queue: &mut Queue) -> Result<bool, ChannelError> {
+        self.moved = 0;
+        let mut left = VISIT;
+        while queue.read(&mut self.packet)? {
+            if left == 0 || self.moved >= VISIT_BYTES || !is_transfer(&self.packet) {
+                self.held = true;
+                return Ok(false);
+            }
+            left -= 1;
+            self.take_held(queue)?;
+            if self.unkicked || self.is_full() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Has the engine start what it was given.
+    fn kick(&mut self) {
+        if std::mem::take(&mut self.unkicked) {
+            self.engine.kick();
+        }
     }
 
     fn take_packet(
@@ -399,7 +454,12 @@ impl Channel {
                 break;
             }
             let Step { operation, offset, len, .. } = *step;
+            self.moved += len;
             let request = Request { tag, medium, operation, offset, len, segments: &self.segments };
+            if self.visiting && self.engine.at_once(&request) {
+                continue;
+            }
+            self.unkicked = true;
             match self.engine.submit(request) {
                 Ok(()) => started.remaining += 1,
                 Err(error) => {
@@ -415,6 +475,19 @@ impl Channel {
         }
         self.slots[tag as usize] = Some(started);
         Ok(())
+    }
+}
+
+/// Whether a packet asks for data to be read or written, and no more: all else may take longer.
+fn is_transfer(packet: &parterre_vmbus_server::Packet) -> bool {
+    let request =
+        Packet::parse(packet.payload()).filter(|vstor| vstor.operation.get() == operation::EXECUTE_SRB);
+    let Some(request) = request.map(|vstor| vstor.scsi()) else { return false };
+    let cdb = &request.cdb_or_sense[..usize::from(request.cdb_length).min(16)];
+    match Command::parse(cdb) {
+        Ok(Command::Read { .. }) => true,
+        Ok(Command::Write { unit_access, .. }) => !unit_access,
+        _ => false,
     }
 }
 
@@ -452,6 +525,8 @@ fn gather(buffer: &Buffer, step: &Step, block: u32, segments: &mut Vec<Segment>)
 impl Handler for Channel {
     fn run(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
         self.again = false;
+        // What a visit has left.
+        self.kick();
         for _ in 0..MAX_ROUNDS {
             self.reap(queue)?;
             if !self.send_waiting(queue)? {
@@ -459,7 +534,7 @@ impl Handler for Channel {
             }
             self.tell_changes(queue)?;
             let more = self.take_packets(queue)?;
-            self.engine.kick();
+            self.kick();
             // What was in the page cache has ended already.
             let ended = self.reap(queue)?;
             if !more && !ended {
@@ -469,6 +544,17 @@ impl Handler for Channel {
         }
         self.again = true;
         Ok(())
+    }
+
+    fn visit(&mut self, queue: &mut Queue) -> Result<Visit, ChannelError> {
+        // What waits for the channel's own thread comes first.
+        if self.again || self.held || self.unkicked || self.is_full() {
+            return Ok(Visit::Refused);
+        }
+        self.visiting = true;
+        let done = self.take_quick(queue);
+        self.visiting = false;
+        Ok(if done? { Visit::Done } else { Visit::Rest })
     }
 
     fn wait(&self, wait: &mut Wait) {

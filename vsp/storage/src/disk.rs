@@ -186,8 +186,15 @@ pub trait Engine: Send {
     /// The request was not taken and no completion will come.
     fn submit(&mut self, request: Request<'_>) -> Result<(), DiskError>;
 
-    /// Starts what was submitted.
+    /// Starts what was submitted. Until then, submitting has started no thread and made no system call that could wait.
     fn kick(&mut self);
+
+    /// Reads or writes at once, on the caller's thread, if nothing is waited for there but the copying. `false`: it could not be done
+    /// so, or not well; then it is to be submitted, and what has been moved already is moved again.
+    fn at_once(&mut self, request: &Request<'_>) -> bool {
+        let _ = request;
+        false
+    }
 
     /// Adds what has ended to `done`.
     fn completions(&mut self, done: &mut Vec<Completion>);

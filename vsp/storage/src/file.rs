@@ -54,6 +54,8 @@ pub struct DiskFile {
     pub direct: Option<Direct>,
     /// How blocks of a block device are given back.
     pub discard: Option<Discard>,
+    /// Its file system keeps files in memory, so that nothing is waited for but the copying.
+    pub resident: bool,
 }
 
 /// A raw medium and what is to be known of it.
@@ -85,8 +87,9 @@ pub fn raw(open: OpenFile, read_only: bool, dvd: bool) -> Result<(DiskFile, Fact
     };
     let direct = open.direct.map(|file| direct(file, logical));
     let physical = physical.max(block);
+    let resident = !device && is_resident(&open.cached);
     let facts = Facts { size, block, physical, read_only, can_unmap, unmapped_zero };
-    Ok((DiskFile { cached: Arc::new(open.cached), direct, discard: open.discard }, facts))
+    Ok((DiskFile { cached: Arc::new(open.cached), direct, discard: open.discard, resident }, facts))
 }
 
 /// Logical and physical block of a device, made sound.
@@ -95,6 +98,14 @@ fn device_blocks(file: &File) -> (u32, u32) {
     let logical = rustix::fs::ioctl_blksszget(file).ok().filter(|size| sound(*size)).unwrap_or(SECTOR);
     let physical = rustix::fs::ioctl_blkpbszget(file).ok().filter(|size| sound(*size)).unwrap_or(logical);
     (logical, physical.max(logical))
+}
+
+/// Whether a file's file system has no disk below it.
+fn is_resident(file: &File) -> bool {
+    // `TMPFS_MAGIC` and `RAMFS_MAGIC` of `<linux/magic.h>`.
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58F6;
+    rustix::fs::fstatfs(file).is_ok_and(|system| [TMPFS, RAMFS].contains(&(system.f_type as u64)))
 }
 
 /// Whether the file system makes holes: tried behind the end of the file, where it changes nothing.

@@ -33,6 +33,8 @@ struct State {
     running: usize,
     idle: usize,
     threads: usize,
+    /// Threads that have not come to work yet.
+    starting: usize,
     ended: bool,
 }
 
@@ -64,6 +66,22 @@ impl Pool {
         let (state, work, progress) = (Mutex::default(), Condvar::new(), Condvar::new());
         Ok(Pool(Arc::new(Shared { state, work, progress, waker: Waker::new()?, memory })))
     }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let shared = self.0.clone();
+        let thread = thread::Builder::new().name("disk".into()).stack_size(STACK_SIZE);
+        thread.spawn(move || work(&shared)).map(drop)
+    }
+
+    /// Nobody will come to what was submitted.
+    fn fail_all(&self, state: &mut State, error: &io::Error) {
+        while let Some(job) = state.jobs.pop_front() {
+            let error =
+                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            state.done.push(Completion { tag: job.tag, result: Err(error.into()) });
+        }
+        self.0.waker.wake();
+    }
 }
 
 impl From<Request<'_>> for Job {
@@ -76,27 +94,27 @@ impl From<Request<'_>> for Job {
 impl Engine for Pool {
     fn submit(&mut self, request: Request<'_>) -> Result<(), DiskError> {
         let job = Job::from(request);
-        let mut state = self.0.lock();
-        if state.idle <= state.jobs.len() && state.threads < THREADS {
-            let shared = self.0.clone();
-            let started = thread::Builder::new()
-                .name("disk".into())
-                .stack_size(STACK_SIZE)
-                .spawn(move || work(&shared));
-            match started {
-                Ok(_) => state.threads += 1,
-                Err(error) if state.threads == 0 => return Err(error.into()),
-                // The others will come to it.
-                Err(_) => {}
-            }
-        }
-        state.jobs.push_back(job);
-        drop(state);
-        self.0.work.notify_one();
+        self.0.lock().jobs.push_back(job);
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self) {
+        let mut state = self.0.lock();
+        if state.jobs.is_empty() {
+            return;
+        }
+        while state.idle + state.starting < state.jobs.len() && state.threads < THREADS {
+            match self.start_thread() {
+                Ok(()) => (state.threads, state.starting) = (state.threads + 1, state.starting + 1),
+                Err(error) if state.threads == 0 => return self.fail_all(&mut state, &error),
+                // The others will come to it.
+                Err(_) => break,
+            }
+        }
+        let one = state.jobs.len() == 1;
+        drop(state);
+        if one { self.0.work.notify_one() } else { self.0.work.notify_all() }
+    }
 
     fn completions(&mut self, done: &mut Vec<Completion>) {
         let mut state = self.0.lock();
@@ -132,6 +150,7 @@ impl Drop for Pool {
 fn work(shared: &Shared) {
     let mut buffer = Vec::new();
     let mut state = shared.lock();
+    state.starting -= 1;
     loop {
         if state.ended {
             return;

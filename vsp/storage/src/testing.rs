@@ -121,6 +121,10 @@ impl Engine for InlineEngine {
 
     fn kick(&mut self) {}
 
+    fn at_once(&mut self, request: &Request<'_>) -> bool {
+        perform(&Job::from(*request), &*self.memory, &mut Vec::new()).is_ok()
+    }
+
     fn completions(&mut self, done: &mut Vec<Completion>) {
         done.append(&mut self.done);
     }

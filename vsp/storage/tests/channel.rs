@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parterre_vmbus_server::PacketKind;
 use parterre_vmbus_server::testing::{FakeChannel, FakeGuest};
+use parterre_vmbus_server::{Memory, PacketKind};
 use parterre_vsp_storage::pool::Pools;
 use parterre_vsp_storage::protocol::{OLD_PACKET_SIZE, Packet, ScsiRequest, operation, srb, status};
-use parterre_vsp_storage::testing::Probe;
-use parterre_vsp_storage::{Controller, Identity, Kind, Lun};
+use parterre_vsp_storage::testing::{Inline, Probe};
+use parterre_vsp_storage::{Controller, Engines, Identity, Kind, Lun};
 use proptest::prelude::*;
 use uuid::Uuid;
 use zerocopy::{FromZeros, IntoBytes};
@@ -23,8 +23,17 @@ struct Rig {
 }
 
 fn rig() -> Rig {
+    rig_of(|memory| Arc::new(Pools(memory)))
+}
+
+/// With an engine that can do everything at once.
+fn quick_rig() -> Rig {
+    rig_of(|memory| Arc::new(Inline(memory)))
+}
+
+fn rig_of(engines: impl FnOnce(Arc<dyn Memory>) -> Arc<dyn Engines>) -> Rig {
     let guest = FakeGuest::new();
-    let engines = Arc::new(Pools(guest.memory()));
+    let engines = engines(guest.memory());
     let controller = Controller::new(Uuid::from_u128(1), 0, 4, engines).unwrap();
     let disk = Probe::new(1 << 20);
     controller.add(0, Arc::new(unit(&disk, 1))).unwrap();
@@ -316,6 +325,128 @@ fn many_requests_at_a_time_and_a_reset_behind_them() {
     rig.disk.with(|disk| {
         assert!((0..count as usize).all(|n| disk[n * 512..(n + 1) * 512] == [n as u8; 512]));
     });
+}
+
+#[test]
+fn what_is_quickly_done_is_done_by_a_visit() {
+    let rig = quick_rig();
+    let mut channel = rig.open();
+    let at = rig.guest.allocate(8192);
+    rig.guest.write(at, &[5; 4096]);
+    let signals = rig.guest.signals();
+    channel.send_gpa(1, request(&blocks(WRITE_10, 8, 8), 0, 4096).as_bytes(), &[(at, 4096)]);
+    assert!(channel.visit().unwrap());
+    channel.send_gpa(2, request(&blocks(READ_10, 8, 8), 0, 4096).as_bytes(), &[(at + 4096, 4096)]);
+    assert!(channel.visit().unwrap());
+    let answers = channel.receive_all();
+    assert_eq!(answers.iter().map(|packet| packet.transaction_id).collect::<Vec<_>>(), [1, 2]);
+    let done = Packet::parse(answers[1].payload()).unwrap().scsi();
+    assert_eq!((done.srb_status, done.data_transfer_length.get()), (srb::SUCCESS, 4096));
+    assert_eq!(rig.guest.read(at + 4096, 4096), [5; 4096]);
+    // The guest sleeps until the first answer, and has not looked when the second comes.
+    assert_eq!(rig.guest.signals() - signals, 1);
+    assert!(channel.visit().unwrap() && channel.receive().is_none());
+}
+
+#[test]
+fn a_visit_leaves_what_takes_long() {
+    let rig = quick_rig();
+    let mut channel = rig.open();
+    let at = rig.guest.allocate(1 << 20);
+    let mut durable = blocks(WRITE_10, 0, 1);
+    durable[1] = 1 << 3;
+    for cdb in [[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], durable] {
+        let flushes = rig.disk.flushes();
+        channel.send_gpa(1, request(&cdb, 0, 512).as_bytes(), &[(at, 512)]);
+        // Nor does it go past it.
+        channel.send_gpa(2, request(&blocks(READ_10, 0, 1), 0, 512).as_bytes(), &[(at, 512)]);
+        assert!(!channel.visit().unwrap() && !channel.visit().unwrap());
+        assert!(channel.receive().is_none() && rig.disk.flushes() == flushes);
+        channel.run().unwrap();
+        let answers = channel.receive_all();
+        assert_eq!(answers.iter().map(|packet| packet.transaction_id).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(rig.disk.flushes(), flushes + 1);
+    }
+    // Neither many nor large ones in one.
+    for (count, length, most) in [(20, 512, 8), (3, 255 * 512, 2)] {
+        for number in 0..count {
+            let cdb = blocks(READ_10, 0, (length / 512) as u8);
+            channel.send_gpa(number, request(&cdb, 0, length).as_bytes(), &[(at, length)]);
+        }
+        assert!(!channel.visit().unwrap());
+        let first = channel.receive_all().len();
+        assert!((1..=most).contains(&first), "{first}");
+        channel.run().unwrap();
+        assert_eq!(first + channel.receive_all().len(), count as usize);
+    }
+}
+
+#[test]
+fn failures_in_a_visit_are_told_and_a_broken_packet_is_the_end() {
+    for rig in [rig(), quick_rig()] {
+        let mut channel = rig.open();
+        let at = rig.guest.allocate(4096);
+        rig.disk.fail(5);
+        channel.send_gpa(1, request(&blocks(READ_10, 0, 1), 0, 512).as_bytes(), &[(at, 512)]);
+        assert!(!channel.visit().unwrap());
+        assert!(channel.receive().is_none());
+        assert_eq!(sense(&receive(&mut channel).1.scsi()), (3, 0x11, 0));
+        rig.disk.fail(0);
+        // Memory that is not there.
+        channel.send_gpa(2, request(&blocks(READ_10, 0, 1), 0, 512).as_bytes(), &[(1 << 40, 512)]);
+        assert!(!channel.visit().unwrap());
+        assert_eq!(receive(&mut channel).1.scsi().srb_status, srb::INVALID_REQUEST);
+        // Behind the end.
+        channel.send_gpa(3, request(&blocks(READ_10, 2048, 1), 0, 512).as_bytes(), &[(at, 512)]);
+        assert!(channel.visit().unwrap());
+        assert_eq!(sense(&receive(&mut channel).1.scsi()), (5, 0x21, 0));
+        channel.send(4, &[0; 40]);
+        assert!(!channel.visit().unwrap());
+        assert!(channel.run().is_err());
+    }
+}
+
+proptest! {
+    /// Whoever takes the guest's requests, they are done in order and each is answered once.
+    #[test]
+    fn visits_and_runs_take_turns(
+        actions in prop::collection::vec((0u8..5, 0u32..64, 1u8..20, any::<u8>()), 1..80),
+        pool: bool,
+    ) {
+        let rig = if pool { rig() } else { quick_rig() };
+        let mut channel = rig.open();
+        let at = rig.guest.allocate(80 * 10240);
+        let mut expected = vec![0; 1 << 20];
+        let (mut sent, mut seen) = (0u64, Vec::new());
+        for (action, lba, count, byte) in actions {
+            let len = u32::from(count) * 512;
+            match action {
+                0 | 1 => {
+                    // With a pool, several are under way in any order: only one writer for each block then.
+                    let lba = if pool { (sent * 20) as u32 } else { lba };
+                    let gpa = at + sent * 10240;
+                    let data = vec![byte; len as usize];
+                    rig.guest.write(gpa, &data);
+                    channel.send_gpa(sent, request(&blocks(WRITE_10, lba, count), 0, len).as_bytes(), &[(gpa, len)]);
+                    expected[lba as usize * 512..][..len as usize].copy_from_slice(&data);
+                    sent += 1;
+                }
+                2 => {
+                    channel.send(sent, request(&[0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0, 0).as_bytes());
+                    sent += 1;
+                }
+                3 => drop(channel.visit().unwrap()),
+                _ => channel.run().unwrap(),
+            }
+            seen.extend(channel.receive_all().iter().map(|packet| packet.transaction_id));
+        }
+        while seen.len() < sent as usize {
+            seen.push(receive(&mut channel).0);
+        }
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..sent).collect::<Vec<_>>());
+        prop_assert!(rig.disk.with(|disk| *disk == expected));
+    }
 }
 
 #[test]

@@ -58,6 +58,26 @@ fn a_file_is_asked_for_its_size() {
 }
 
 #[test]
+fn files_that_are_kept_in_memory_are_known() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    for (place, resident) in
+        [(" /dev/shm tmpfs ", true), (" / ext4 ", false), (" / xfs ", false), (" / btrfs ", false)]
+    {
+        if !mounts.contains(place) {
+            continue;
+        }
+        let directory = place.split(' ').nth(1).unwrap();
+        let path = PathBuf::from(directory).join(path().file_name().unwrap());
+        let Ok(file) = OpenOptions::new().read(true).write(true).create_new(true).open(&path) else {
+            continue;
+        };
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(4096).unwrap();
+        assert_eq!(raw(open(&file), false, false).unwrap().0.resident, resident, "{place}");
+    }
+}
+
+#[test]
 fn holes_read_as_zeroes_and_keep_the_size() {
     let file = file(1 << 20);
     let (disk, facts) = raw(open(&file), false, false).unwrap();

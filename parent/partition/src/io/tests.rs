@@ -169,6 +169,39 @@ proptest::proptest! {
 }
 
 #[test]
+fn what_is_there_is_moved_at_once() {
+    let memory = GuestMemory::new(16 << 20).unwrap();
+    let mut immediate = Immediate::new(memory.regions().clone());
+    let (plain, _) = file(0).unwrap();
+    let ram = memory.regions();
+    ram.write_slice(b"one piece, ", GuestAddress(0x1FF8)).unwrap();
+    ram.write_slice(b"another", GuestAddress(0x9000)).unwrap();
+    let mut go = |operation, offset, pieces: &[(u64, u64)], patience| {
+        immediate.transfer(&plain, operation, offset, pieces.iter().copied(), patience)
+    };
+    assert!(go(WRITE, 100, &[(0x1FF8, 11), (0x9000, 7)], Patience::File));
+    assert!(go(IoOperation::Read, 104, &[(0x20, 5), (0x40, 9)], Patience::File));
+    let mut bytes = [0; 9];
+    ram.read_slice(&mut bytes, GuestAddress(0x40)).unwrap();
+    assert_eq!(&bytes, b", another");
+    // Not all file systems can tell whether they would wait; one that can has these bytes in its cache.
+    if go(IoOperation::Read, 100, &[(0x60, 9)], Patience::None) {
+        ram.read_slice(&mut bytes, GuestAddress(0x60)).unwrap();
+        assert_eq!(&bytes, b"one piece");
+    }
+    // Behind the end, over it, not guest memory, more than a file may hold, and what is to be waited for.
+    assert!(!go(IoOperation::Read, 500, &[(0, 1)], Patience::File));
+    assert!(!go(IoOperation::Read, 117, &[(0, 2)], Patience::File));
+    for bad in [(16 << 20, 1), (u64::MAX, 2), (0, 17 << 20)] {
+        assert!(!go(WRITE, 0, &[(0, 1), bad], Patience::File));
+    }
+    assert!(!go(WRITE, u64::MAX, &[(0, 1)], Patience::File));
+    assert!(!go(IoOperation::Sync, 0, &[], Patience::File));
+    assert!(!go(IoOperation::Write { durable: true }, 0, &[(0, 1)], Patience::File));
+    assert_eq!(plain.metadata().unwrap().len(), 118);
+}
+
+#[test]
 fn what_the_ring_is_not_for_is_refused() {
     let Some((_memory, mut ring)) = rig() else { return };
     let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), c"/etc/passwd".as_ptr()).build();

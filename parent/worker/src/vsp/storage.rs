@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use parterre_api::{DiskFormat, DiskSettings};
 use parterre_partition::io::{
-    IoCompletion, IoOperation, IoRequest, IoRing, discard_blocks, open_disk, takes_discards,
+    Immediate, IoCompletion, IoOperation, IoRequest, IoRing, Patience, discard_blocks, open_disk,
+    takes_discards,
 };
-use parterre_partition::memory::GuestMemory;
+use parterre_partition::memory::{GuestMemory, Regions};
 use parterre_vmbus_server::ring::Segment;
-use parterre_vmbus_server::{Device, Memory, Wait};
+use parterre_vmbus_server::{Device, Wait};
 use parterre_vsp_storage::controller::queues;
 use parterre_vsp_storage::disk::{Completion, DiskError, Operation, Request};
 use parterre_vsp_storage::file::{Direct, Discard, DiskFile, OpenFile, raw};
@@ -31,7 +32,7 @@ const RING_DEPTH: u32 = 128;
 /// Rings that no channel uses.
 struct Rings {
     idle: Mutex<Vec<IoRing>>,
-    memory: Arc<dyn Memory>,
+    memory: Regions,
 }
 
 impl Rings {
@@ -45,20 +46,25 @@ struct RingEngines(Arc<Rings>);
 impl Engines for RingEngines {
     fn engine(&self) -> io::Result<Box<dyn Engine>> {
         let ring = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let pool = Pool::new(self.0.memory.clone())?;
-        match ring {
-            Some(ring) => Ok(Box::new(RingEngine { ring: Some(ring), pool, rings: self.0.clone() })),
+        let memory = &self.0.memory;
+        let pool = Pool::new(Arc::new(memory.clone()))?;
+        let Some(ring) = ring else {
             // The kernel gave none.
-            None => Ok(Box::new(pool)),
-        }
+            return Ok(Box::new(pool));
+        };
+        let (immediate, ended, rings) = (Immediate::new(memory.clone()), Vec::new(), self.0.clone());
+        Ok(Box::new(RingEngine { ring: Some(ring), pool, immediate, ended, rings }))
     }
 }
 
-/// Files by io_uring, images and what is rare by threads.
+/// Files that are kept in memory at once, others by io_uring, images and what is rare by threads.
 struct RingEngine {
     /// There until the engine is dropped.
     ring: Option<IoRing>,
     pool: Pool,
+    immediate: Immediate,
+    /// Requests that ended at once.
+    ended: Vec<Completion>,
     rings: Arc<Rings>,
 }
 
@@ -81,6 +87,11 @@ fn route<'a>(file: &'a DiskFile, request: &Request<'_>) -> (&'a Arc<File>, Optio
     }
 }
 
+/// The memory of a request, piece by piece.
+fn pieces<'a>(request: &Request<'a>) -> impl Iterator<Item = (u64, u64)> + 'a {
+    request.segments.iter().map(|segment| (segment.gpa, segment.len))
+}
+
 impl Engine for RingEngine {
     fn submit(&mut self, request: Request<'_>) -> Result<(), DiskError> {
         let operation = match request.operation {
@@ -92,22 +103,52 @@ impl Engine for RingEngine {
         let (Backing::File(disk), Some(ring)) = (&request.medium.backing, &mut self.ring) else {
             return self.pool.submit(request);
         };
+        // The kernel's threads, which would do what is asked of a ring, would do the same, only later.
+        if disk.resident
+            && self.immediate.transfer(
+                &disk.cached,
+                operation,
+                request.offset,
+                pieces(&request),
+                Patience::File,
+            )
+        {
+            self.ended.push(Completion { tag: request.tag, result: Ok(()) });
+            return Ok(());
+        }
         let (file, spare) = match operation {
             IoOperation::Sync => (&disk.cached, None),
             _ => route(disk, &request),
         };
         let io = IoRequest { tag: request.tag, file, spare, operation, offset: request.offset };
-        let segments = request.segments.iter().map(|segment| (segment.gpa, segment.len));
-        if ring.push(io, segments) { Ok(()) } else { Err(DiskError::Memory) }
+        if ring.push(io, pieces(&request)) { Ok(()) } else { Err(DiskError::Memory) }
     }
 
     fn kick(&mut self) {
         if let Some(ring) = &mut self.ring {
             ring.submit();
         }
+        self.pool.kick();
+    }
+
+    fn at_once(&mut self, request: &Request<'_>) -> bool {
+        let operation = match request.operation {
+            Operation::Read => IoOperation::Read,
+            Operation::Write { durable: false } => IoOperation::Write { durable: false },
+            _ => return false,
+        };
+        let Backing::File(disk) = &request.medium.backing else { return false };
+        let patience = match route(disk, request) {
+            _ if disk.resident => Patience::File,
+            // Past the page cache there is always a disk to wait for.
+            (_, Some(_)) => return false,
+            (_, None) => Patience::None,
+        };
+        self.immediate.transfer(&disk.cached, operation, request.offset, pieces(request), patience)
     }
 
     fn completions(&mut self, done: &mut Vec<Completion>) {
+        done.append(&mut self.ended);
         if let Some(ring) = &mut self.ring {
             ring.completions(|IoCompletion { tag, result }| {
                 done.push(Completion { tag, result: result.map_err(DiskError::from) });
@@ -120,6 +161,7 @@ impl Engine for RingEngine {
         if let Some(ring) = &mut self.ring {
             ring.drain();
         }
+        self.ended.clear();
         self.pool.drain();
     }
 
@@ -204,8 +246,7 @@ impl Storage {
     ) -> Result<Storage, String> {
         let count = disks.iter().map(|disk| disk.controller + 1).max().unwrap_or(0).max(1);
         let idle = rings(memory, u32::from(count) * u32::from(queues(processors)));
-        let guest: Arc<dyn Memory> = Arc::new(memory.regions().clone());
-        let rings = Arc::new(Rings { idle: Mutex::new(idle), memory: guest });
+        let rings = Arc::new(Rings { idle: Mutex::new(idle), memory: memory.regions().clone() });
         let engines = Arc::new(RingEngines(rings));
         let make = |number: u8| {
             let controller = Controller::new(machine, number, processors, engines.clone());
