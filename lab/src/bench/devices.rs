@@ -27,7 +27,7 @@ const COUNTERS: &str = "mount -t debugfs none /sys/kernel/debug 2>/dev/null";
 /// Exits of the children so far; partition 1 is the parent.
 const OUR_EXITS: &str = "for p in /sys/kernel/debug/mshv/partition/*; do [ ${p##*/} = 1 ] || cat $p/vp/*/stats; done | \
                          awk '/^Vp(Hypercalls|IoInstructions|HltInstructions|CpuidInstructions|MsrAccesses|\
-                         ExternalInterrupts|PageFaultIntercepts)Count / { n += $NF } END { print n + 0 }'";
+                         ExternalInterrupts|PageFaultIntercepts|PendingInterrupts|OtherIntercepts)Count / { n += $NF } END { print n + 0 }'";
 const PEERS_EXITS: &str = "cat /sys/kernel/debug/kvm/exits";
 const SERVER: &str = "(lab-load network-server &)";
 

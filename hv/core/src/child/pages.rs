@@ -63,7 +63,7 @@ impl VpPages {
 
     fn set_counter<M: Machine>(&self, machine: &M, counter: VpCounter, value: u64) {
         if let Some(frame) = self.get(Page::Stats) {
-            machine.write_frame(frame, 8 * counter.0 as usize, &value.to_le_bytes());
+            write_counter(machine, frame, counter, value);
         }
     }
 
@@ -79,9 +79,7 @@ impl VpPages {
 
     /// Writes the statistics, if the parent has asked for them.
     pub fn write_counts<M: Machine>(&self, hv: &Hypervisor<M>, counts: &Counts) {
-        if self.get(Page::Stats).is_none() {
-            return;
-        }
+        let Some(frame) = self.get(Page::Stats) else { return };
         for (counter, value) in [
             (VpCounter::TOTAL_RUN_TIME, counts.run_time(hv)),
             (VpCounter::HYPERCALLS_COUNT, counts.hypercalls),
@@ -91,9 +89,11 @@ impl VpPages {
             (VpCounter::MSR_ACCESSES_COUNT, counts.msrs),
             (VpCounter::PAGE_FAULT_INTERCEPTS_COUNT, counts.memory),
             (VpCounter::EXTERNAL_INTERRUPTS_COUNT, counts.interrupts),
+            (VpCounter::PENDING_INTERRUPTS_COUNT, counts.windows),
+            (VpCounter::OTHER_INTERCEPTS_COUNT, counts.others),
             (VpCounter::LOGICAL_PROCESSOR_DISPATCHES, counts.dispatches),
         ] {
-            self.set_counter(&hv.machine, counter, value);
+            write_counter(&hv.machine, frame, counter, value);
         }
     }
 
@@ -108,6 +108,10 @@ impl VpPages {
         }
         vectors
     }
+}
+
+fn write_counter<M: Machine>(machine: &M, frame: &Frame, counter: VpCounter, value: u64) {
+    machine.write_frame(frame, 8 * counter.0 as usize, &value.to_le_bytes());
 }
 
 /// Replaces a word by 0; gives what was there.

@@ -334,7 +334,6 @@ impl<M: Machine> Run<'_, M> {
         } else {
             return;
         };
-        self.inner.counts.interrupts += 1;
         self.inner.activity = Activity::Active;
         self.inner.vcpu.inject(Some(Event::Interrupt(vector)));
     }
@@ -418,6 +417,7 @@ impl<M: Machine> Run<'_, M> {
 
     fn handle(&mut self, exit: Exit, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
         self.deadlines_changed = may_change_deadlines(exit);
+        let counts = &mut self.inner.counts;
         match exit {
             Exit::Interrupt => return self.interrupted(parent, processor.take_interrupts()),
             Exit::Cpuid { length } => self.cpuid(length),
@@ -427,6 +427,23 @@ impl<M: Machine> Run<'_, M> {
             Exit::Hypercall { length } => return self.hypercall(length),
             Exit::Io(io) => return Some(self.io(&io)),
             Exit::SlatFault { gpa, gva, access, .. } => return self.slat_fault(gpa, gva, access),
+            Exit::Kick => {}
+            Exit::InterruptWindow => counts.windows += 1,
+            Exit::NmiWindow => {
+                counts.windows += 1;
+                self.inner.vcpu.request_nmi_window(false);
+            }
+            rare => {
+                counts.others += 1;
+                return self.handle_rare(rare, parent);
+            }
+        }
+        None
+    }
+
+    /// What seldom ends a run.
+    fn handle_rare(&mut self, exit: Exit, parent: &mut ParentVp<M>) -> Option<End> {
+        match exit {
             Exit::Xsetbv { value, length } => self.xsetbv(value, length),
             Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
             Exit::ReadPerformanceCounter => events::general_protection(&mut self.inner.vcpu),
@@ -438,8 +455,6 @@ impl<M: Machine> Run<'_, M> {
                 return Some(End::Ready);
             }
             Exit::Exception { vector, error, .. } => events::raise(&mut self.inner.vcpu, vector, error),
-            Exit::Kick | Exit::InterruptWindow | Exit::Pause => {}
-            Exit::NmiWindow => self.inner.vcpu.request_nmi_window(false),
             Exit::Nmi => {
                 parent.note_nmi();
                 return Some(End::Ready);
@@ -447,11 +462,14 @@ impl<M: Machine> Run<'_, M> {
             // The parent's interrupts come first: were it something else, the virtual processor would fail again and again.
             Exit::Failed(_) if self.refused_control_register() => return Some(End::Ready),
             Exit::Shutdown | Exit::Failed(_) => return Some(self.unrecoverable()),
+            // A pause, and what is handled above.
+            _ => {}
         }
         None
     }
 
     fn interrupted(&mut self, parent: &mut ParentVp<M>, interrupts: Interrupts) -> Option<End> {
+        self.inner.counts.interrupts += 1;
         // The timer may have fired a little before its deadline, by another clock: it is armed again in any case.
         parent.armed_elsewhere();
         if interrupts.timer {

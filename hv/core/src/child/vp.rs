@@ -232,7 +232,11 @@ pub(crate) struct Counts {
     pub msrs: u64,
     pub io: u64,
     pub memory: u64,
+    /// Physical interrupts.
     pub interrupts: u64,
+    /// Because an interrupt can be taken.
+    pub windows: u64,
+    pub others: u64,
 }
 
 impl Counts {
