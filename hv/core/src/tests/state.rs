@@ -366,10 +366,19 @@ fn statistics_count_and_their_pages_come_back() {
     let mut rig = Rig::new();
     let (id, shared) = rig.guest();
     let script = rig.machine.script(1);
-    script.exit(Exit::Cpuid { length: Some(2) }).exit(Exit::Cpuid { length: Some(2) }).exit(IO);
+    script.exit(Exit::Cpuid { length: Some(2) }).exit(Exit::Cpuid { length: Some(2) });
+    script.exit(Exit::InterruptWindow).exit(Exit::NmiWindow).exit(Exit::InterruptWindow);
+    script.exit(Exit::Kick).exit(Exit::Pause).exit(Exit::InvalidInstruction).exit(IO);
     assert_eq!(rig.cpu().dispatch(id, 0), INTERCEPTED);
-    assert_eq!(rig.counter(shared.stats, VpCounter::CPUID_INSTRUCTIONS_COUNT.0), 2);
-    assert_eq!(rig.counter(shared.stats, VpCounter::IO_INSTRUCTIONS_COUNT.0), 1);
+    for (counter, count) in [
+        (VpCounter::CPUID_INSTRUCTIONS_COUNT, 2),
+        (VpCounter::IO_INSTRUCTIONS_COUNT, 1),
+        (VpCounter::PENDING_INTERRUPTS_COUNT, 3),
+        (VpCounter::OTHER_INTERCEPTS_COUNT, 2),
+        (VpCounter::EXTERNAL_INTERRUPTS_COUNT, 0),
+    ] {
+        assert_eq!(rig.counter(shared.stats, counter.0), count, "{counter:?}");
+    }
     let spare = rig.pages(6);
     assert_eq!(rig.cpu().deposit(PartitionId::SELF, &spare), HvStatus::SUCCESS);
     let hypervisor = rig.stats_page(StatsObjectType::HYPERVISOR, u64::MAX, 0).expect("there is memory");
