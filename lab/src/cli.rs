@@ -99,6 +99,9 @@ pub struct BenchArgs {
     /// Only these parts: image, exits, start, parent, memory, devices.
     #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory", "devices"])]
     pub parts: Vec<String>,
+    /// Whose processors: amd, or intel, whose boxes are slow and where only image and exits are measured.
+    #[arg(long, value_name = "VENDOR", value_parser = ["amd", "intel"], default_value = "amd")]
+    pub vendor: String,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,

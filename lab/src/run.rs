@@ -15,8 +15,10 @@ use crate::{console, progress};
 const VM: &str = "demo";
 /// What the lab's guest prints first.
 const USERLAND: &str = "lab guest: userland";
-/// For one answer of the stack.
+/// For one answer of the stack, in a box of usual speed.
 const ANSWER: Duration = Duration::from_secs(30);
+/// For the virtual machine's userland, likewise.
+const GUEST: Duration = Duration::from_secs(120);
 
 /// What a summary tells.
 struct Summary {
@@ -41,75 +43,98 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut parent = args.parent.clone();
     parent.guest_kernel.get_or_insert_with(|| "newest".into());
     parent.guest_initrd.get_or_insert_with(|| "lab".into());
-    let mut session = Session::start(&spec, &parent.wish()?, spec.boot_limit())?;
-    progress::step("Starting the management service", |_| wait_for_stack(&mut session))?;
-    progress::step("Creating and starting a virtual machine", |_| start_vm(&mut session, args))?;
+    let session = Session::start(&spec, &parent.wish()?, spec.boot_limit())?;
+    let mut demo = Demo { session, answer: ANSWER * spec.patience() };
+    progress::step("Starting the management service", |_| demo.wait_for_stack())?;
+    progress::step("Creating and starting a virtual machine", |_| demo.start_vm(args))?;
     if !interactive {
-        progress::step("Waiting for the virtual machine's userland", |_| wait_for_guest(&mut session))?;
+        let limit = GUEST * spec.patience();
+        progress::step("Waiting for the virtual machine's userland", |_| demo.wait_for_guest(limit))?;
     }
-    let summary = Summary::collect(&mut session, args.json)?;
+    let summary = demo.summary(args.json)?;
     if args.json {
         println!("{:#}", summary.json());
     } else {
         summary.print();
     }
     if interactive {
-        hand_over(&mut session)?;
+        hand_over(&mut demo.session)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a command of the stack and returns what it said; its failure is an error.
-fn ask(session: &mut Session, command: &str) -> Result<String> {
-    let run = session.shell(command, ANSWER)?;
-    match run.outcome {
-        Outcome::Exit(0) => Ok(run.stdout.trim_end().to_owned()),
-        outcome => {
-            bail!("`{command}` failed in the parent ({outcome:?}). It said:\n{}{}", run.stdout, run.stderr)
-        }
-    }
+/// A box with the stack, and how long one answer of that may take.
+struct Demo {
+    session: Session,
+    answer: Duration,
 }
 
-fn wait_for_stack(session: &mut Session) -> Result<()> {
-    let deadline = Instant::now() + ANSWER;
-    loop {
-        match ask(session, "parterre vm list") {
-            Ok(_) => return Ok(()),
-            Err(e) if Instant::now() > deadline => {
-                let log = session.shell("tail -n 20 /var/log/vmms.log", ANSWER)?.stdout;
-                return Err(
-                    e.context(format!("The management service does not answer. Its log ends:\n{log}"))
-                );
+impl Demo {
+    /// Runs a command of the stack and returns what it said; its failure is an error.
+    fn ask(&mut self, command: &str) -> Result<String> {
+        let run = self.session.shell(command, self.answer)?;
+        match run.outcome {
+            Outcome::Exit(0) => Ok(run.stdout.trim_end().to_owned()),
+            outcome => {
+                bail!(
+                    "`{command}` failed in the parent ({outcome:?}). It said:\n{}{}",
+                    run.stdout,
+                    run.stderr
+                )
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
-}
 
-fn start_vm(session: &mut Session, args: &RunArgs) -> Result<()> {
-    ask(
-        session,
-        &format!(
+    fn wait_for_stack(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.answer;
+        loop {
+            match self.ask("parterre vm list") {
+                Ok(_) => return Ok(()),
+                Err(e) if Instant::now() > deadline => {
+                    let log = self.session.shell("tail -n 20 /var/log/vmms.log", self.answer)?.stdout;
+                    return Err(
+                        e.context(format!("The management service does not answer. Its log ends:\n{log}"))
+                    );
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    fn start_vm(&mut self, args: &RunArgs) -> Result<()> {
+        self.ask(&format!(
             "parterre vm create {VM} --memory {} --processors {} --kernel /lab/guest-kernel \
              --initrd /lab/guest-initrd --cmdline console=ttyS0",
             args.vm_memory, args.vm_processors
-        ),
-    )?;
-    ask(session, &format!("parterre vm start {VM}")).map(drop)
-}
-
-fn wait_for_guest(session: &mut Session) -> Result<()> {
-    let limit = Duration::from_secs(120);
-    let run = session.converse(&format!("parterre vm console {VM}"), &[(USERLAND, "")], limit)?;
-    if run.steps == 1 {
-        return Ok(());
+        ))?;
+        self.ask(&format!("parterre vm start {VM}")).map(drop)
     }
-    bail!(
-        "The virtual machine did not reach its userland ({:?}). Its console said:\n{}{}",
-        run.outcome,
-        run.stdout,
-        run.stderr
-    )
+
+    fn wait_for_guest(&mut self, limit: Duration) -> Result<()> {
+        let run = self.session.converse(&format!("parterre vm console {VM}"), &[(USERLAND, "")], limit)?;
+        if run.steps == 1 {
+            return Ok(());
+        }
+        bail!(
+            "The virtual machine did not reach its userland ({:?}). Its console said:\n{}{}",
+            run.outcome,
+            run.stdout,
+            run.stderr
+        )
+    }
+
+    fn summary(&mut self, as_json: bool) -> Result<Summary> {
+        let option = if as_json { " --json" } else { "" };
+        Ok(Summary {
+            kernel: self.session.system().to_owned(),
+            image_bytes: self.session.media().image_size,
+            boot: self.session.booted_in(),
+            host: self.ask(&format!("parterre host info{option}"))?,
+            // A requirement that is not met is a finding, not a failure of the question.
+            requirements: self.session.shell(&format!("parterre host check{option}"), self.answer)?.stdout,
+            vms: self.ask(&format!("parterre vm list{option}"))?,
+        })
+    }
 }
 
 /// Joins the terminal to the parent's console, with the virtual machine's console open in it.
@@ -127,19 +152,6 @@ fn hand_over(session: &mut Session) -> Result<()> {
 }
 
 impl Summary {
-    fn collect(session: &mut Session, as_json: bool) -> Result<Summary> {
-        let option = if as_json { " --json" } else { "" };
-        Ok(Summary {
-            kernel: session.system().to_owned(),
-            image_bytes: session.media().image_size,
-            boot: session.booted_in(),
-            host: ask(session, &format!("parterre host info{option}"))?,
-            // A requirement that is not met is a finding, not a failure of the question.
-            requirements: session.shell(&format!("parterre host check{option}"), ANSWER)?.stdout,
-            vms: ask(session, &format!("parterre vm list{option}"))?,
-        })
-    }
-
     fn print(&self) {
         println!("Parent kernel   Linux {}", self.kernel);
         if let Some(bytes) = self.image_bytes {

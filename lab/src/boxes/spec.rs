@@ -90,6 +90,14 @@ impl BoxSpec {
         }
     }
 
+    /// How many times longer than usual its programs may take.
+    pub fn patience(&self) -> u32 {
+        match self.vendor {
+            Vendor::Amd => 1,
+            Vendor::Intel => 10,
+        }
+    }
+
     /// Says what is impossible about it.
     ///
     /// # Errors

@@ -31,7 +31,8 @@ pub struct Setting {
     pub spec: &'static str,
     /// Whether the parent runs without Parterre below it.
     pub bare: bool,
-    /// Which guest kernel is at `/lab/guest-kernel`, with the lab's initramfs; none if empty.
+    /// Which guest kernel is at `/lab/guest-kernel`, with the lab's initramfs; none if empty. Of several, with `+` between
+    /// them, the others are at `/lab/guest-kernel-NAME`.
     pub guest: &'static str,
     /// Which Debian system is the guest, as [`guest::system`] names it: its files are below `/lab`, its disk is the parent's
     /// `lab-scratch0`; none if empty.
@@ -158,8 +159,11 @@ fn wish(setting: &Setting, args: &TestArgs, name: &str) -> Result<Wish> {
         wish.below = Below::Nothing;
     }
     if !setting.guest.is_empty() {
-        wish.extras.files.push(("lab/guest-kernel".into(), guest::kernel(setting.guest)?));
-        wish.extras.files.push(("lab/guest-initrd".into(), guest::initrd("lab", setting.guest)?));
+        for (place, name) in setting.guest.split('+').enumerate() {
+            let suffix = if place == 0 { String::new() } else { format!("-{name}") };
+            wish.extras.files.push((format!("lab/guest-kernel{suffix}"), guest::kernel(name)?));
+            wish.extras.files.push((format!("lab/guest-initrd{suffix}"), guest::initrd("lab", name)?));
+        }
     }
     if setting.test_kernels {
         wish.extras.files.extend(test_kernels()?);
