@@ -3,6 +3,7 @@
 
 use parterre_core::memory::{PageKind, PageRange};
 
+use crate::cpu::mtrr::{MemoryTypes, kind};
 use crate::launch::{MemoryKind, MemoryRange, PhysicalRange};
 use crate::paging::slat::IdentityRange;
 
@@ -40,9 +41,14 @@ pub fn reach(memory: &[MemoryRange], address_bits: u32, gigabyte_pages: bool) ->
 }
 
 /// How many tables the parent's map takes at most: the top one, those that hold 1 GiB pages, and at each place where the
-/// kind of memory changes one with 2 MiB pages and one with single pages.
-pub fn identity_tables(memory: &[MemoryRange], reach: u64, gigabyte_pages: bool) -> u64 {
-    let changes = 2 * memory.len() as u64 + 1;
+/// kind or the type of memory changes one with 2 MiB pages and one with single pages.
+pub fn identity_tables(
+    memory: &[MemoryRange],
+    types: Option<&MemoryTypes>,
+    reach: u64,
+    gigabyte_pages: bool,
+) -> u64 {
+    let changes = 2 * memory.len() as u64 + 1 + types.map_or(0, MemoryTypes::changes);
     let level_2 = if gigabyte_pages { changes } else { reach.div_ceil(GIB) };
     1 + reach.div_ceil(512 * GIB) + level_2 + changes
 }
@@ -55,7 +61,8 @@ pub fn identity(memory: &[MemoryRange], reach: u64, mut emit: impl FnMut(Identit
     let mut open = (0, true);
     let mut change = |at: u64, device: bool, first: u64| {
         if at > open.0 {
-            emit(IdentityRange { first: open.0 / PAGE, pages: (at - open.0) / PAGE, device: open.1 });
+            let kind = if open.1 { kind::UNCACHED } else { kind::WRITE_BACK };
+            emit(IdentityRange { first: open.0 / PAGE, pages: (at - open.0) / PAGE, device: open.1, kind });
         }
         open = (first, device);
     };
@@ -70,6 +77,27 @@ pub fn identity(memory: &[MemoryRange], reach: u64, mut emit: impl FnMut(Identit
         next = end;
     }
     change(reach.max(next), true, reach);
+}
+
+/// How many stretches [`identity`] and [`typed`] make at most.
+pub fn most_stretches(memory: &[MemoryRange], types: Option<&MemoryTypes>) -> usize {
+    let changes = types.map_or(0, |types| types.changes() + MemoryTypes::FIXED_PIECES);
+    2 * memory.len() + 1 + changes as usize
+}
+
+/// Calls `emit` for the pieces of `range` that have the same memory type.
+pub fn typed(range: IdentityRange, types: &MemoryTypes, emit: &mut dyn FnMut(IdentityRange)) {
+    let end = range.first + range.pages;
+    let (mut first, mut next) = (range.first, range.first);
+    while next < end {
+        let (kind, until) = types.at(next * PAGE);
+        next = (until / PAGE).min(end);
+        // What follows with the same type belongs to it.
+        if next == end || types.at(next * PAGE).0 != kind {
+            emit(IdentityRange { first, pages: next - first, kind, ..range });
+            first = next;
+        }
+    }
 }
 
 /// Whose the pages of an entry of the memory map are.
@@ -147,6 +175,38 @@ mod tests {
     }
 
     #[test]
+    fn stretches_are_cut_where_the_type_changes() {
+        let registers = |register: u32| match register {
+            0xfe => 1 << 8 | 1,
+            0x2ff => 1 << 11 | 1 << 10 | 6,
+            0x200 => 0x8000_0000,
+            0x201 => 0xff_8000_0800,
+            0x250 | 0x258 => 0x0606_0606_0606_0606,
+            0x26f => 5 << 56,
+            _ => 0,
+        };
+        let types = MemoryTypes::new(registers, 40);
+        let cut = |first, end| {
+            let mut pieces = Vec::new();
+            let range = IdentityRange { first, pages: end - first, device: true, kind: 9 };
+            typed(range, &types, &mut |piece| {
+                assert!(piece.device);
+                pieces.push((piece.first, piece.first + piece.pages, piece.kind));
+            });
+            pieces
+        };
+        let expected = [(0, 0xa0, 6), (0xa0, 0xff, 0), (0xff, 0x100, 5), (0x100, 0x8_0000, 6)];
+        assert_eq!(cut(0, 0x8_0000), expected);
+        assert_eq!(cut(0x8, 0x9), [(8, 9, 6)]);
+        assert_eq!(
+            cut(0x7_ffff, 0x20_0000),
+            [(0x7_ffff, 0x8_0000, 6), (0x8_0000, 0x10_0000, 0), (0x10_0000, 0x20_0000, 6)]
+        );
+        assert!(expected.len() <= most_stretches(&[], Some(&types)));
+        assert_eq!(identity_tables(&[], Some(&types), 512 << 30, true), 1 + 1 + 4 + 4);
+    }
+
+    #[test]
     fn the_map_reaches_all_that_can_be_addressed() {
         assert_eq!(reach(&map(), 40, true), 1 << 40);
         assert_eq!(reach(&map(), 52, true), 1 << 48);
@@ -157,8 +217,8 @@ mod tests {
     #[test]
     fn tables_are_enough_for_every_level() {
         assert_eq!(ram_end(&map()), 0x1_4000_0000);
-        assert_eq!(identity_tables(&map(), 1 << 40, true), 1 + 2 + 19 + 19);
-        assert_eq!(identity_tables(&map(), 512 << 30, false), 1 + 1 + 512 + 19);
+        assert_eq!(identity_tables(&map(), None, 1 << 40, true), 1 + 2 + 19 + 19);
+        assert_eq!(identity_tables(&map(), None, 512 << 30, false), 1 + 1 + 512 + 19);
         assert_eq!(reserve_pages(&map()), 16 + (1 + 1 + 512 + 1 + 512) + (1 + 1 + 1 + 1 + 1));
     }
 

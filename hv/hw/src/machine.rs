@@ -122,7 +122,7 @@ impl Machine for Pc {
     }
 
     fn new_slat(&self, root: Frame) -> Self::Slat {
-        Space::new(self.vendor.format(), root)
+        Space::new(self.vendor.format().of_child(), root)
     }
 
     fn end_slat(&self, slat: Self::Slat) -> Frame {

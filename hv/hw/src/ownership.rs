@@ -5,6 +5,7 @@ use core::sync::atomic::AtomicU64;
 use parterre_core::machine::{Access, TableSource};
 use parterre_core::memory::{Frame, OwnershipTable, PageKind, PageRange, ParentSpace, Pool, Visible};
 
+use crate::cpu::mtrr::MemoryTypes;
 use crate::cpu::registers;
 use crate::heap::BootHeap;
 use crate::launch::{MemoryRange, PhysicalRange};
@@ -23,20 +24,14 @@ struct Stocks {
 }
 
 impl Stocks {
-    fn new(
-        heap: &mut BootHeap,
-        memory: &[MemoryRange],
-        special: usize,
-        reach: u64,
-        gigabyte_pages: bool,
-    ) -> Self {
+    fn new(heap: &mut BootHeap, memory: &[MemoryRange], special: usize, tables: u64) -> Self {
         let mut take = |pages: usize, kind| {
             layout::pages(PhysicalRange::new(heap.pages(pages), (pages * PAGE_SIZE) as u64), kind)
         };
         Self {
             special: take(special, PageKind::Special),
             reserve: take(layout::reserve_pages(memory) as usize, PageKind::Reserve),
-            boot: take(layout::identity_tables(memory, reach, gigabyte_pages) as usize, PageKind::Boot),
+            boot: take(tables as usize, PageKind::Boot),
         }
     }
 }
@@ -50,7 +45,9 @@ pub fn build(
 ) -> (OwnershipTable, ParentSpace<Pc>) {
     let gigabyte_pages = vendor.has_gigabyte_pages();
     let reach = layout::reach(memory, registers::physical_address_bits(), gigabyte_pages);
-    let stocks = Stocks::new(heap, memory, special, reach, gigabyte_pages);
+    let types = vendor.memory_types();
+    let tables = layout::identity_tables(memory, types.as_ref(), reach, gigabyte_pages);
+    let stocks = Stocks::new(heap, memory, special, tables);
     let entries = (layout::ram_end(memory) / PAGE_SIZE as u64) as usize;
     let storage = heap.slice(entries, |_| AtomicU64::new(0));
     let own = [stocks.special, stocks.reserve, stocks.boot];
@@ -59,29 +56,37 @@ pub fn build(
         None => own[index - memory.len()],
     });
     let table = OwnershipTable::new(storage, ranges);
-    let slat = identity(vendor.format(), heap, &table, memory, reach, gigabyte_pages);
+    let ranges = stretches(heap, memory, types.as_ref(), reach);
+    let slat = identity(vendor.format(), &table, ranges, gigabyte_pages);
     let reserve = Pool::of_reserve(&table, stocks.reserve.first, stocks.reserve.pages);
     (table, ParentSpace::new(slat, reserve))
 }
 
-fn identity(
-    format: Format,
+/// What the parent sees, in stretches of the same kind and memory type.
+fn stretches(
     heap: &mut BootHeap,
-    table: &OwnershipTable,
     memory: &[MemoryRange],
+    types: Option<&MemoryTypes>,
     reach: u64,
-    gigabyte_pages: bool,
-) -> Space {
-    let none = IdentityRange { first: 0, pages: 0, device: true };
-    let ranges = heap.slice(2 * memory.len() + 1, |_| none);
+) -> &'static [IdentityRange] {
+    let none = IdentityRange { first: 0, pages: 0, device: true, kind: 0 };
+    let ranges = heap.slice(layout::most_stretches(memory, types), |_| none);
     let mut count = 0;
-    layout::identity(memory, reach, |range| {
+    let mut add = |range| {
         ranges[count] = range;
         count += 1;
+    };
+    layout::identity(memory, reach, |range| match types {
+        Some(types) => layout::typed(range, types, &mut add),
+        None => add(range),
     });
+    &ranges[..count]
+}
+
+fn identity(format: Format, table: &OwnershipTable, ranges: &[IdentityRange], gigabyte_pages: bool) -> Space {
     let mut tables = BootTables(table);
     let root = tables.take().expect("`identity_tables` counts the root");
-    Space::identity(format, root, &ranges[..count], gigabyte_pages, &mut tables)
+    Space::identity(format, root, ranges, gigabyte_pages, &mut tables)
         .expect("`identity_tables` counts every table that the map can need")
 }
 

@@ -12,7 +12,8 @@
 
 use parterre_core::memory::Frame;
 
-use crate::cpu::registers;
+use crate::cpu::mtrr::MemoryTypes;
+use crate::cpu::{msr, registers};
 use crate::heap::BootHeap;
 use crate::launch;
 use crate::paging::slat::{Format, Space};
@@ -43,6 +44,14 @@ impl Vendor {
             Self::Svm(_) => Format::Npt,
             Self::Vmx(vmx) => vmx.format(),
         }
+    }
+
+    /// The memory types that leaves of the parent's address space must have, where the processor does not look them up by
+    /// itself.
+    pub fn memory_types(&self) -> Option<MemoryTypes> {
+        const MTRR: u32 = 1 << 12;
+        let there = matches!(self, Self::Vmx(_)) && registers::cpuid(1, 0)[3] & MTRR != 0;
+        there.then(|| MemoryTypes::new(read_mtrr, registers::physical_address_bits()))
     }
 
     /// Whether its second-level page tables can have leaves of 1 GiB.
@@ -108,6 +117,11 @@ impl Vendor {
             Self::Vmx(vmx) => vmx.intercept_icr(intercept),
         }
     }
+}
+
+fn read_mtrr(register: u32) -> u64 {
+    // SAFETY: `memory_types` has made sure that the processor has them; reading them changes nothing.
+    unsafe { msr::read(register) }
 }
 
 /// Whether the processor that this runs on is Intel's (SDM volume 2A, CPUID leaf 0).

@@ -2,6 +2,7 @@
 
 pub mod interrupts;
 pub mod msr;
+pub mod mtrr;
 pub mod port;
 pub mod registers;
 pub mod tables;

@@ -42,6 +42,8 @@ pub struct IdentityRange {
     /// Device registers and unpopulated addresses: the partition may access them, [`Slat::read`] and [`Slat::write`] may
     /// not, and taking them away gives nothing back.
     pub device: bool,
+    /// The memory type, where the format has such ([`crate::cpu::mtrr::kind`]).
+    pub kind: u8,
 }
 
 /// Pages in the address space: 48 bits of address.
@@ -71,6 +73,7 @@ impl Space {
     ) -> Result<Self, OutOfTables> {
         let space = Self::new(format, root);
         for range in ranges {
+            let format = format.of_type(range.kind);
             let owner = if range.device { Owner::Device } else { Owner::Lent };
             let end = range.first.saturating_add(range.pages).min(SPACE_PAGES);
             let mut page = range.first;

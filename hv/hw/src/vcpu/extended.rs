@@ -8,7 +8,8 @@ use crate::cpu::msr;
 
 const TSC_AUX: u32 = 0xc000_0103;
 const XSS: u32 = 0xda0;
-const SPEC_CTRL: u32 = 0x48;
+/// `SPEC_CTRL`.
+pub const SPEC_CTRL: u32 = 0x48;
 
 /// Where things are in an XSAVE image: MXCSR, XMM registers, header.
 const MXCSR: usize = 24;

@@ -1,6 +1,8 @@
 //! What a processor's VMX can do, out of its capability registers, and the control fields that follow from it
 //! (Intel SDM volume 3D, appendix A). Pure arithmetic; who reads the registers is the caller's business.
 
+use super::speculation::{ARCH_CAPABILITIES, Speculation};
+
 /// The capability registers.
 pub mod register {
     /// Basic information.
@@ -105,6 +107,8 @@ pub struct Capabilities {
     pub accessed_dirty: bool,
     /// INVEPT can be told which tables.
     pub invept_single: bool,
+    /// What has to be done between partitions.
+    pub speculation: Speculation,
 }
 
 /// What is missing, for people.
@@ -112,11 +116,12 @@ pub struct Capabilities {
 pub struct Missing(pub &'static str);
 
 impl Capabilities {
-    /// Reads the capability registers by `read`, which is asked for those only that the earlier ones say exist.
+    /// Reads the capability registers by `read`, which is asked for those only that the earlier ones, or CPUID leaf 7 in
+    /// `structured`, say exist.
     ///
     /// # Errors
     /// The first thing that Parterre cannot do without.
-    pub fn read(read: impl Fn(u32) -> u64) -> Result<Self, Missing> {
+    pub fn read(read: impl Fn(u32) -> u64, structured: [u32; 4]) -> Result<Self, Missing> {
         let basic = read(register::BASIC);
         let need = |there: bool, what| there.then_some(()).ok_or(Missing(what));
         need(basic >> 55 & 1 != 0, "the true forms of its control registers")?;
@@ -141,6 +146,7 @@ impl Capabilities {
             gigabyte_pages: ept >> 17 & 1 != 0,
             accessed_dirty: ept >> 21 & 1 != 0,
             invept_single: ept & EPT_SINGLE != 0,
+            speculation: Speculation::new(structured, || read(ARCH_CAPABILITIES)),
         })
     }
 
@@ -281,7 +287,7 @@ mod tests {
     }
 
     fn read(registers: &HashMap<u32, u64>) -> Result<Capabilities, Missing> {
-        Capabilities::read(|register| registers[&register])
+        Capabilities::read(|register| registers[&register], [0; 4])
     }
 
     #[test]

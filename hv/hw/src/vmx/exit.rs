@@ -16,6 +16,7 @@ pub mod reason {
     pub const OTHER_SMI: u32 = 6;
     pub const INTERRUPT_WINDOW: u32 = 7;
     pub const NMI_WINDOW: u32 = 8;
+    pub const TASK_SWITCH: u32 = 9;
     pub const CPUID: u32 = 10;
     pub const GETSEC: u32 = 11;
     pub const HLT: u32 = 12;
@@ -69,7 +70,7 @@ pub fn decode(source: &impl Source, reason: u32, gprs: &[u64; 16]) -> Exit {
         reason::MONITOR => Exit::Monitor { length: length() },
         reason::MWAIT => Exit::Mwait { length: length() },
         reason::PAUSE => Exit::Pause,
-        reason::TRIPLE_FAULT => Exit::Shutdown,
+        reason::TRIPLE_FAULT | reason::TASK_SWITCH => Exit::Shutdown,
         reason::RDPMC => Exit::ReadPerformanceCounter,
         reason::GETSEC
         | reason::RSM
@@ -212,7 +213,8 @@ mod tests {
             assert_eq!(exit(reason, &[]), Exit::InvalidInstruction);
         }
         assert_eq!(exit(15, &[]), Exit::ReadPerformanceCounter);
-        for reason in [9, 33, 49, 0x8000_0021] {
+        assert_eq!(exit(9, &[]), Exit::Shutdown, "a task switch is not carried out");
+        for reason in [33, 49, 0x8000_0021] {
             assert_eq!(exit(reason, &[]), Exit::Failed(reason.into()));
         }
     }

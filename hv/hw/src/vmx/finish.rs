@@ -59,6 +59,13 @@ impl Vcpu {
                 self.request_interrupt_window(None);
                 Some(Exit::InterruptWindow)
             }
+            reason::TASK_SWITCH => {
+                let rip = self.vmcb.save.rip;
+                log::warn!(
+                    "VMX: a guest's hardware task switch at RIP {rip:#x} is not carried out; the guest is stopped"
+                );
+                Some(exit::decode(&vmcs, reason, &self.gprs))
+            }
             reason::PREEMPTION_TIMER => apic::any_requested().then_some(Exit::Interrupt),
             reason::NMI_WINDOW => {
                 self.nmi_window = false;

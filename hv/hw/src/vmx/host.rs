@@ -13,6 +13,8 @@ use crate::vcpu::asid::Allocator;
 pub struct State {
     /// Virtual processor identifiers.
     pub vpids: Allocator,
+    /// The structure of the virtual processor that was here last.
+    pub last: u64,
 }
 
 const _: () = assert!(size_of::<State>() <= PAGE_SIZE);

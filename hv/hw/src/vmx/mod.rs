@@ -6,7 +6,7 @@
 //! Where things are: [`field`] and [`bitmap`] are the hardware's layouts; [`capability`] works out the control fields;
 //! [`exit`] translates exits into core's words, [`control`] writes to control registers; [`state`] carries registers
 //! between a virtual processor's control block and the structure; [`host`] is the hypervisor's own state, [`switch`] the
-//! assembly; [`check`] says why an entry failed.
+//! assembly; [`speculation`] keeps partitions from guessing each other's data; [`check`] says why an entry failed.
 
 mod bitmap;
 mod capability;
@@ -18,6 +18,7 @@ mod field;
 mod finish;
 mod host;
 pub(crate) mod run;
+mod speculation;
 pub(crate) mod state;
 pub(crate) mod switch;
 
@@ -62,7 +63,7 @@ impl Vmx {
     pub fn new(heap: &mut BootHeap) -> Self {
         // SAFETY: the boot program has made sure that there is VMX; of the capability registers `Capabilities` asks only for
         // those that it knows to be there. Reading changes nothing.
-        let read = Capabilities::read(|register| unsafe { msr::read(register) });
+        let read = Capabilities::read(|register| unsafe { msr::read(register) }, registers::cpuid(7, 0));
         let capabilities = read.unwrap_or_else(|missing| {
             panic!("this processor's VMX lacks {}; a processor that has it is needed", missing.0)
         });
@@ -75,7 +76,7 @@ impl Vmx {
 
     /// How entries of its second-level page tables look.
     pub fn format(&self) -> Format {
-        Format::Ept { accessed_dirty: self.capabilities.accessed_dirty }
+        Format::ept(self.capabilities.accessed_dirty)
     }
 
     /// Whether its second-level page tables can have leaves of 1 GiB.

@@ -7,9 +7,15 @@ use super::capability::{
     CR0_CD, CR0_NE, CR0_NW, CR4_SMXE, CR4_VMXE, Capabilities, Controls, pin, primary, secondary,
 };
 use super::field::{self, Current, Field, Source};
+use super::host::State;
+use super::speculation::IBRS;
 use super::{check, host, state, switch};
+use crate::apic;
+use crate::cpu::msr;
 use crate::processor::{LogicalProcessor, Mode};
 use crate::svm::vmcb::Clean;
+use crate::vcpu::extended::SPEC_CTRL;
+use crate::vcpu::features::SpecCtrl;
 use crate::vcpu::page::PageOf;
 use crate::vcpu::{Engine, Vcpu};
 
@@ -28,6 +34,9 @@ const CR4_OWNED_CHILD: u64 = !0x77_0fff;
 /// How long a child runs at most, in ticks of the preemption timer: milliseconds. A physical interrupt ends its run before
 /// that, but in Bochs not if the guest was entered with its interrupts off.
 const LONGEST_RUN: u64 = 1 << 21;
+/// After so many runs of a child, too, it is looked for interrupts: each entry sets that timer anew, so one that exits again and
+/// again, with its interrupts off, would keep them from the parent for ever.
+const RUNS_BETWEEN_LOOKS: u32 = 64;
 /// Where the task priority is in the virtual APIC page.
 pub(super) const TASK_PRIORITY: usize = 0x80;
 /// Set in the code of [`Exit::Failed`] if the processor refused the instruction itself.
@@ -53,6 +62,8 @@ pub struct Own {
     /// The processor whose host state it has.
     host: Option<usize>,
     pub(super) written: Written,
+    /// How often it was run.
+    runs: u32,
 }
 
 /// What the structure holds of what an entry may have to change.
@@ -89,6 +100,7 @@ impl Own {
             launched: false,
             host: None,
             written: Written::default(),
+            runs: 0,
         }
     }
 
@@ -185,7 +197,10 @@ impl Vcpu {
         state::load(vmcs, &mut self.vmcb.save);
         self.clean = Clean::empty();
         // SAFETY: the reference ends here, and only the code on this processor makes such.
-        let allocator = unsafe { &mut host::state(processor).vpids };
+        let State { vpids: allocator, last } = unsafe { host::state(processor) };
+        if core::mem::replace(last, structure) != structure {
+            self.vmx().capabilities.speculation.separate(!self.is_parent());
+        }
         if !self.space.is_current(allocator, processor.index()) {
             let assigned = self.space.assign(allocator, processor.index(), self.features.asids);
             // Another address space may have had these tables, or this identifier.
@@ -217,15 +232,25 @@ impl Vcpu {
     pub(crate) fn run_vmx(&mut self, processor: &mut LogicalProcessor) -> Exit {
         // SAFETY: the processor is loaded, so its structure is current.
         let vmcs = unsafe { Current::new() };
+        if self.overlooks_interrupts() {
+            return Exit::Interrupt;
+        }
         loop {
             if let Some(exit) = processor.enter(self.mode) {
                 return exit;
             }
             self.prepare_entry(vmcs);
             let launched = self.vmx().launched;
+            let exposed = self.is_exposed();
+            if exposed {
+                self.write_spec_ctrl(0);
+            }
             // SAFETY: `enable` and `load` have set up the processor and the structure; its EPT comes from a `Space`, which
             // maps only what core's tokens allow; the registers are this value's own.
             let outcome = unsafe { switch::run(&raw mut self.gprs, launched, processor.nmi_note()) };
+            if exposed {
+                self.write_spec_ctrl(IBRS);
+            }
             processor.leave();
             let exit = match outcome {
                 switch::Outcome::Left => self.finish_exit_vmx(vmcs, processor),
@@ -236,6 +261,27 @@ impl Vcpu {
                 return exit;
             }
         }
+    }
+}
+
+impl Vcpu {
+    /// Whether physical interrupts wait that should have ended the run of a child.
+    fn overlooks_interrupts(&mut self) -> bool {
+        let (child, own) = (!self.is_parent(), self.vmx());
+        own.runs = own.runs.wrapping_add(1);
+        child && own.runs.is_multiple_of(RUNS_BETWEEN_LOOKS) && apic::any_requested()
+    }
+
+    /// Whether this is a child that runs without the protection that the hypervisor wants for itself.
+    fn is_exposed(&mut self) -> bool {
+        let without = self.features.spec_ctrl == SpecCtrl::Switched && self.registers.spec_ctrl & IBRS == 0;
+        without && !self.is_parent() && self.vmx().capabilities.speculation.keep_ibrs
+    }
+
+    #[cold]
+    fn write_spec_ctrl(&self, more: u64) {
+        // SAFETY: `is_exposed` has found that there is the register; core has checked the value.
+        unsafe { msr::write(SPEC_CTRL, self.registers.spec_ctrl | more) };
     }
 }
 

@@ -8,6 +8,8 @@
 
 use parterre_core::machine::{Access, PageState, PageStateChange};
 
+use crate::cpu::mtrr::kind;
+
 /// Whose entries they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -17,7 +19,16 @@ pub enum Format {
     Ept {
         /// The processor keeps accessed and dirty bits.
         accessed_dirty: bool,
+        /// The bits of leaves that make the memory type.
+        types: Types,
     },
+}
+
+/// Memory types of EPT, as bits of leaves (SDM volume 3C, 29.3.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    memory: u8,
+    device: u8,
 }
 
 /// Flags of an entry that points to a table. Guest accesses count as user accesses in nested page tables.
@@ -32,17 +43,42 @@ const PROTECTED: u64 = 1 << 57;
 const NPT_NO_EXECUTE: u64 = 1 << 63;
 const NPT_ACCESSED: u64 = 1 << 5;
 const NPT_DIRTY: u64 = 1 << 6;
-const EPT_WRITE_BACK: u64 = 6 << 3;
+const EPT_IGNORE_PAT: u8 = 1 << 6;
 const EPT_ACCESSED: u64 = 1 << 8;
 const EPT_DIRTY: u64 = 1 << 9;
 
 impl Format {
+    /// EPT, with memory write-back and device registers uncached, unless the guest's PAT says otherwise.
+    pub fn ept(accessed_dirty: bool) -> Self {
+        let types = Types { memory: kind::WRITE_BACK << 3, device: kind::UNCACHED << 3 };
+        Self::Ept { accessed_dirty, types }
+    }
+
+    /// For leaves of memory, or of device registers, that has type `kind` by the MTRRs.
+    pub fn of_type(self, kind: u8) -> Self {
+        let bits = kind << 3;
+        self.with_types(Types { memory: bits, device: bits })
+    }
+
+    /// For a partition without devices: its memory is write-back, whatever its PAT says, so that it cannot make the same
+    /// memory cached for one and uncached for another.
+    pub fn of_child(self) -> Self {
+        let memory = kind::WRITE_BACK << 3 | EPT_IGNORE_PAT;
+        self.with_types(Types { memory, device: 0 })
+    }
+
+    fn with_types(self, types: Types) -> Self {
+        match self {
+            Self::Npt => self,
+            Self::Ept { accessed_dirty, .. } => Self::Ept { accessed_dirty, types },
+        }
+    }
+
     /// Flags of a leaf with these rights, not accessed and not dirty where the processor would say so. Without the right to read a page is not present at
     /// all: what the processor cannot express becomes less, never more.
     ///
     /// In nested page tables the memory type is write-back, and the guest's PAT and the MTRRs decide. EPT does without the
-    /// MTRRs: device registers are uncached there (which the guest's PAT can still make write-combining), memory is
-    /// write-back.
+    /// MTRRs, so the type is the format's.
     pub fn leaf(self, access: Access, device: bool) -> u64 {
         if !access.contains(Access::READ) {
             return 0;
@@ -57,10 +93,10 @@ impl Format {
         }
         match self {
             Self::Npt => entry |= USER_OR_EXECUTE | if execute { 0 } else { NPT_NO_EXECUTE },
-            Self::Ept { .. } => {
+            Self::Ept { accessed_dirty, types } => {
                 entry |= if execute { USER_OR_EXECUTE } else { 0 };
-                entry |= if device { 0 } else { EPT_WRITE_BACK };
-                if self == (Self::Ept { accessed_dirty: false }) {
+                entry |= u64::from(if device { types.device } else { types.memory });
+                if !accessed_dirty {
                     entry |= EPT_ACCESSED | EPT_DIRTY;
                 }
             }
@@ -83,7 +119,7 @@ impl Format {
             Some(false) => leaf & !bit,
             None => leaf,
         };
-        let tracked = self != Self::Ept { accessed_dirty: false };
+        let tracked = !matches!(self, Self::Ept { accessed_dirty: false, .. });
         let leaf = if tracked { changed(leaf, accessed, change.accessed) } else { leaf };
         match change.dirty {
             Some(true) if !tracked => written(leaf).unwrap_or(leaf) | dirty,
@@ -122,7 +158,8 @@ pub fn access(leaf: u64) -> Access {
 mod tests {
     use super::*;
 
-    const FORMATS: [Format; 2] = [Format::Npt, Format::Ept { accessed_dirty: true }];
+    const BARE: Types = Types { memory: 6 << 3, device: 0 };
+    const FORMATS: [Format; 2] = [Format::Npt, Format::Ept { accessed_dirty: true, types: BARE }];
 
     #[test]
     fn rights_come_back_and_never_grow() {
@@ -149,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn memory_types_are_those_of_ept_only() {
+        assert_eq!(FORMATS[1], Format::ept(true));
+        let leaf = |format: Format, device| format.leaf(Access::READ, device) & (0xf << 3);
+        assert_eq!(leaf(FORMATS[1].of_type(kind::WRITE_THROUGH), false), 4 << 3);
+        assert_eq!(leaf(FORMATS[1].of_type(kind::WRITE_THROUGH), true), 4 << 3);
+        assert_eq!(leaf(FORMATS[1].of_child(), false), 6 << 3 | 1 << 6, "the guest's PAT does not count");
+        assert_eq!(FORMATS[0].of_type(kind::UNCACHED).of_child(), FORMATS[0]);
+    }
+
+    #[test]
     fn a_state_comes_back_as_it_was_set() {
         for format in FORMATS {
             let leaf = format.leaf(Access::all(), false);
@@ -165,7 +212,7 @@ mod tests {
 
     #[test]
     fn without_dirty_bits_writing_is_noticed_by_protection() {
-        let format = Format::Ept { accessed_dirty: false };
+        let format = Format::ept(false);
         let leaf = format.leaf(Access::all(), false);
         assert_eq!(format.state(leaf), PageState { accessed: true, dirty: true }, "who knows");
         let clear = PageStateChange { accessed: Some(false), dirty: Some(false) };

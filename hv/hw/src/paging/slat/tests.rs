@@ -361,10 +361,10 @@ fn pages_beyond_the_address_space_are_refused() {
 fn the_parents_memory_is_itself_and_every_page_can_be_taken_away() {
     let mut tables = Tables::new(usize::MAX / 2);
     let ranges = [
-        IdentityRange { first: 0, pages: 0xa0, device: false },
-        IdentityRange { first: 0xa0, pages: 0x60, device: true },
-        IdentityRange { first: 0x100, pages: (1 << 19) - 0x100, device: false },
-        IdentityRange { first: 1 << 19, pages: 1 << 19, device: true },
+        IdentityRange { first: 0, pages: 0xa0, device: false, kind: 6 },
+        IdentityRange { first: 0xa0, pages: 0x60, device: true, kind: 0 },
+        IdentityRange { first: 0x100, pages: (1 << 19) - 0x100, device: false, kind: 6 },
+        IdentityRange { first: 1 << 19, pages: 1 << 19, device: true, kind: 0 },
     ];
     let mut space = Space::identity(Format::Npt, allocate(), &ranges, true, &mut tables).unwrap();
     // One 1 GiB leaf and 511 2 MiB leaves of memory.
