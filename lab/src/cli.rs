@@ -96,8 +96,8 @@ pub struct TestArgs {
 /// Exits are counted in instructions: in a box of one processor whose clock counts them. Larger things are timed.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Only these parts: image, exits, start, parent, memory, devices.
-    #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory", "devices"])]
+    /// Only these parts: image, exits, start, parent, memory, and devices, which is disks, network and ssh.
+    #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory", "devices", "disks", "network", "ssh"])]
     pub parts: Vec<String>,
     /// Whose processors: amd, or intel, whose boxes are slow and where only image and exits are measured.
     #[arg(long, value_name = "VENDOR", value_parser = ["amd", "intel"], default_value = "amd")]

@@ -50,18 +50,23 @@ impl Row {
 /// A part of the benchmark: its name, and what measures its rows.
 type Part = (&'static str, fn(&Wish) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 8] = [
     ("image", |wish| Ok(vec![image_row(wish)?])),
     ("exits", exits::measure),
     ("start", start::measure),
     ("parent", parent::measure),
     ("memory", memory::measure),
-    ("devices", devices::measure),
+    ("disks", devices::disks),
+    ("network", devices::network),
+    ("ssh", ssh::measure),
 ];
 
 /// What is measured in Intel boxes: Bochs's time is instructions, so timing says nothing there.
 const PARTS_ON_INTEL: [Part; 2] =
     [("image", |wish| Ok(vec![image_row(wish)?])), ("exits", exits::measure_on_intel)];
+
+/// The parts that `devices` stands for.
+const DEVICES: [&str; 3] = ["disks", "network", "ssh"];
 
 /// Measures and prints.
 ///
@@ -69,12 +74,14 @@ const PARTS_ON_INTEL: [Part; 2] =
 /// When a part is asked for that the vendor's boxes do not have. A part that fails is reported and leaves the others be, and the exit status is then 1.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let wish = Wish { efi: args.efi.clone(), ..Wish::default() };
-    let wanted = |name: &str| args.parts.is_empty() || args.parts.iter().any(|part| part == name);
+    let asked = |name: &str| args.parts.iter().any(|part| part == name);
+    let wanted =
+        |name: &str| args.parts.is_empty() || asked(name) || asked("devices") && DEVICES.contains(&name);
     let (mut rows, mut failed) = (Vec::new(), false);
     let parts: &[Part] = if args.vendor == "intel" { &PARTS_ON_INTEL } else { &PARTS };
     for part in &args.parts {
         ensure!(
-            parts.iter().any(|(name, _)| name == part),
+            parts.iter().any(|(name, _)| name == part || part == "devices" && DEVICES.contains(name)),
             "The part '{part}' is not measured in boxes of {}.",
             args.vendor
         );
