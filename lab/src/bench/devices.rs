@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::{build, guest, prune};
 
 const BOOT: Duration = Duration::from_secs(180);
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(120);
 /// The peer's guest loses a timer interrupt now and then, below the emulator's SVM, and stands still: then in a fresh box.
 const TRIES: u32 = 3;
 

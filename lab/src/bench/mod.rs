@@ -108,8 +108,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 }
 
 /// One side of a comparison; when it cannot be measured that is said, and the other side goes on.
-fn side<T>(who: &str, result: Result<T>) -> Option<T> {
+fn side<T: std::fmt::Debug>(who: &str, result: Result<T>) -> Option<T> {
+    // The table comes at the end of all, which may be far.
     result
+        .inspect(|measured| eprintln!("  {who}: {measured:?}"))
         .inspect_err(|e| {
             eprintln!("lab: {who} could not be measured.\n  because: {}", crate::tool::sentences(e))
         })
