@@ -215,6 +215,32 @@ pub struct IntegrationStatus {
     /// What the guest's operating system says of itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub guest: BTreeMap<String, String>,
+    /// The last crash that it has told of since the virtual machine was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<GuestCrash>,
+}
+
+/// A crash of a guest's operating system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestCrash {
+    /// When, in seconds since 1970 by the parent's clock.
+    pub time: u64,
+    /// Parameters, whose meaning is the guest's business.
+    pub parameters: [u64; 5],
+    /// The end of its kernel's log, or nothing.
+    pub message: String,
+}
+
+impl GuestCrash {
+    /// What there is to say in one line, without the time.
+    pub fn summary(&self) -> String {
+        let mut lines = self.message.lines().map(str::trim).filter(|line| !line.is_empty());
+        let panic = lines.clone().find(|line| line.contains("Kernel panic"));
+        match panic.or_else(|| lines.next_back()) {
+            Some(line) => line.into(),
+            None => format!("parameters {:x?}", self.parameters),
+        }
+    }
 }
 
 impl IntegrationStatus {
@@ -264,6 +290,19 @@ mod tests {
         assert!(check_item("", "v").is_err());
         assert!(check_item(&"k".repeat(256), "v").is_err());
         assert!(check_item("k", &"v".repeat(1024)).is_err());
+    }
+
+    #[test]
+    fn crashes_speak() {
+        let crash = |message: &str| {
+            GuestCrash { time: 0, parameters: [1, 2, 3, 4, 0xab], message: message.into() }.summary()
+        };
+        assert_eq!(crash(""), "parameters [1, 2, 3, 4, ab]");
+        assert_eq!(
+            crash("[ 1.0] a\n[ 2.0] Kernel panic - not syncing: x\n[ 2.1] CPU: 0\n"),
+            "[ 2.0] Kernel panic - not syncing: x"
+        );
+        assert_eq!(crash("a\nb\n\n"), "b");
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub use disk::{
     DiskCache, DiskFormat, DiskRequest, DiskSettings, MAX_CONTROLLERS, MAX_LUNS, check_disks, settle_format,
 };
 pub use integration::{
-    IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState, ServiceStatus,
-    check_item,
+    GuestCrash, IntegrationService, IntegrationSettings, IntegrationStatus, ServiceChange, ServiceState,
+    ServiceStatus, check_item,
 };
 pub use medium::{DiskSize, MAX_DISK_SIZE, MediumRequest, ResizeRequest};
 pub use memory::{MIN_ASSIGNED, MemoryRequest, MemoryStatus};

@@ -130,6 +130,8 @@ pub struct FakeVp {
     pub pages: BTreeMap<u64, Option<u64>>,
     /// Exceptions injected.
     pub exceptions: Vec<Exception>,
+    /// What the guest left for its crash.
+    pub crash_parameters: [u64; 5],
 }
 
 impl VirtualProcessor for FakeVp {
@@ -171,6 +173,10 @@ impl VirtualProcessor for FakeVp {
             Some(page) => Translation::Mapped(page << 12 | gva & 0xFFF),
             None => Translation::Fault { present: false },
         })
+    }
+
+    fn crash_parameters(&mut self) -> Result<[u64; 5]> {
+        Ok(self.crash_parameters)
     }
 
     fn inject(&mut self, exception: Exception) -> Result<()> {

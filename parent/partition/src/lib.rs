@@ -143,6 +143,9 @@ pub trait VirtualProcessor: Send {
     /// Translates a guest virtual address with the guest's page tables and the current privilege level.
     fn translate(&mut self, gva: u64, access: Access) -> Result<Translation>;
 
+    /// The parameters that the guest left for its crash (`HvRegisterGuestCrashP0` to `P4`).
+    fn crash_parameters(&mut self) -> Result<[u64; 5]>;
+
     /// Makes the guest see an exception before its next instruction.
     fn inject(&mut self, exception: Exception) -> Result<()>;
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mshv_bindings::{
-    HV_INTERCEPT_ACCESS_MASK_EXECUTE, MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE,
-    mshv_install_intercept, mshv_user_mem_region,
+    HV_INTERCEPT_ACCESS_MASK_EXECUTE, HV_INTERCEPT_ACCESS_MASK_WRITE, MSHV_SET_MEM_BIT_EXECUTABLE,
+    MSHV_SET_MEM_BIT_WRITABLE, hv_intercept_parameters, mshv_install_intercept, mshv_user_mem_region,
 };
 use mshv_ioctls::{InterruptRequest as MshvInterrupt, MshvError, VmFd};
 use parterre_abi::hypercall::InterceptType;
 use parterre_abi::message::{MESSAGE_PAYLOAD_SIZE, MESSAGE_SIZE};
+use parterre_abi::msr::CRASH_CTL;
 use parterre_abi::property::PartitionPropertyCode as PropertyCode;
 use parterre_abi::status::HvStatus;
 
@@ -53,6 +54,13 @@ impl MshvPartition {
             ..Default::default()
         })
         .map_err(Error::call("cannot intercept the messages and events of the guest"))?;
+        // That it crashes, a guest tells by a register that is else the hypervisor's own.
+        vm.install_intercept(mshv_install_intercept {
+            access_type_mask: HV_INTERCEPT_ACCESS_MASK_WRITE,
+            intercept_type: InterceptType::X64_MSR_INDEX.0,
+            intercept_parameter: hv_intercept_parameters { as_uint64: CRASH_CTL.into() },
+        })
+        .map_err(Error::call("cannot intercept the crash register of the guest"))?;
         Ok(MshvPartition { vm, memory, device_memory: Mutex::default() })
     }
 

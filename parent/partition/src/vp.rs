@@ -205,6 +205,14 @@ impl VirtualProcessor for MshvVp {
         })
     }
 
+    fn crash_parameters(&mut self) -> Result<[u64; 5]> {
+        let names: Vec<_> = names_from(RegisterName::GUEST_CRASH_P0).take(5).collect();
+        let values = self.get_registers(&names)?;
+        let mut parameters = [0; 5];
+        parameters.iter_mut().zip(values).for_each(|(parameter, value)| *parameter = value.low);
+        Ok(parameters)
+    }
+
     fn inject(&mut self, exception: Exception) -> Result<()> {
         if exception.vector == PAGE_FAULT {
             // Not every hypervisor loads it from the parameter.

@@ -16,6 +16,7 @@ pub mod attach;
 pub mod boot;
 pub mod console;
 mod control;
+pub mod crash;
 pub mod emulate;
 pub mod event;
 pub mod gate;

@@ -16,6 +16,7 @@ use parterre_vmbus_server::bus::{Bus, OfferError};
 
 use crate::boot::{self, BootError, BootSource};
 use crate::console::ConsoleLog;
+use crate::crash::Crashes;
 use crate::event::Events;
 use crate::processor::{self, Board, PowerSwitch};
 use crate::vmbus::VmBus;
@@ -109,6 +110,8 @@ pub struct Template {
     pub kicker: Kicker,
     /// What stands on VMBus.
     pub devices: Devices,
+    /// Hears of the guest's crashes.
+    pub crashes: Arc<Crashes>,
     /// Every intercept is written to the log.
     pub trace: bool,
 }
@@ -153,7 +156,8 @@ impl Template {
             Box::new(move || wake.wake()),
         )?;
         let (pc, ram, events) = (Arc::new(pc), self.memory.clone(), self.events.clone());
-        let board = Board { pc, ram, vmbus, events, stop, gate: Arc::default(), trace: self.trace };
+        let (crashes, gate) = (self.crashes.clone(), Arc::default());
+        let board = Board { pc, ram, vmbus, crashes, events, stop, gate, trace: self.trace };
         let attachments = self.devices.attachments.clone();
         let mut machine = Machine { board, partition, threads: Vec::new(), kicker: self.kicker, attachments };
         for (index, mut vp) in (0u8..).zip(processors) {

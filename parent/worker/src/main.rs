@@ -146,6 +146,7 @@ fn template(
         events,
         kicker: Kicker::install()?,
         devices: Devices::default(),
+        crashes: Arc::default(),
         trace: false,
     })
 }
@@ -205,7 +206,7 @@ fn prepare(spec: &WorkerSpec, descriptors: Vec<OwnedFd>) -> Result<Service, AnyE
     let adapters = Adapters::new(&settings.network_adapters, &spec.ports, descriptors)?;
     let adapters = Arc::new(adapters);
     template.devices.attachments.push(adapters.clone());
-    let guest = Arc::new(Guest::new(spec.id, settings, template.memory.clone())?);
+    let guest = Arc::new(Guest::new(spec.id, settings, template.memory.clone(), template.crashes.clone())?);
     template.devices.attachments.push(guest.clone());
     template.devices.listener = Some(guest.clone());
     let paths = WorkerPaths::new(spec.directory.clone());

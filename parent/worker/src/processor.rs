@@ -9,6 +9,7 @@ use parterre_partition::memory::GuestMemory;
 use parterre_partition::message::Context;
 use parterre_partition::{Error, Exception, Intercept, VirtualProcessor};
 
+use crate::crash::Crashes;
 use crate::emulate::{self, Devices};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
@@ -23,6 +24,8 @@ pub struct Board {
     pub ram: Arc<GuestMemory>,
     /// The synthetic devices.
     pub vmbus: VmBus,
+    /// Hears of the guest's crashes.
+    pub crashes: Arc<Crashes>,
     /// Where events go.
     pub events: Events,
     /// Set when all processors are to leave the guest.
@@ -63,6 +66,8 @@ impl PowerEvents for PowerSwitch {
     }
 }
 
+/// `HV_X64_MSR_CRASH_CTL`.
+const CRASH_CTL: u32 = 0x4000_0105;
 /// Vector of #GP.
 const GENERAL_PROTECTION: u8 = 13;
 
@@ -124,6 +129,10 @@ fn handle(
         }
         // The hypervisor waits for interrupts itself; a HLT that still comes here is passed like a NOP.
         Intercept::Halt(context) => skip(vp, context, 1),
+        Intercept::Msr { context, msr: CRASH_CTL, write: Some(control) } => {
+            board.crashes.tell(vp, &board.ram, *control)?;
+            skip(vp, context, 2)
+        }
         // An MSR that neither the hypervisor nor a device knows.
         Intercept::Msr { .. } => {
             vp.inject(Exception { vector: GENERAL_PROTECTION, error_code: Some(0), parameter: 0 })

@@ -61,7 +61,8 @@ impl Rig {
         std::fs::create_dir_all(&directory).unwrap();
         let settings = VmSettings { name: "web".into(), ..VmSettings::default() };
         let guest = Arc::new(
-            Guest::new(Uuid::nil(), &settings, Arc::new(GuestMemory::new(64 << 20).unwrap())).unwrap(),
+            Guest::new(Uuid::nil(), &settings, Arc::new(GuestMemory::new(64 << 20).unwrap()), Arc::default())
+                .unwrap(),
         );
         let bus = Arc::new(TestBus::default());
         guest.attach(bus.clone(), Arc::new(FakePartition::default()));

@@ -29,7 +29,8 @@ fn board() -> Board {
     let ram = Arc::new(GuestMemory::new(16 << 20).unwrap());
     let memory = Arc::new(ram.regions().clone());
     let vmbus = VmBus::new(Arc::new(FakePartition::default()), memory, 1, 4096, None);
-    Board { pc: Arc::new(pc), ram, vmbus, events, stop, gate: Arc::default(), trace: false }
+    let (crashes, gate) = (Arc::default(), Arc::default());
+    Board { pc: Arc::new(pc), ram, vmbus, crashes, events, stop, gate, trace: false }
 }
 
 fn context() -> Context {
@@ -75,6 +76,17 @@ fn what_nobody_knows_is_answered_and_the_guest_goes_on() {
     assert_eq!(vp.registers[Register::Rip as usize], 0x1002);
 }
 
+#[test]
+fn crashes_are_heard_of_and_the_guest_goes_on() {
+    let board = board();
+    let crash = |control| Intercept::Msr { context: context(), msr: 0x4000_0105, write: Some(control) };
+    let script = vec![crash(0), crash(1 << 63), out(0x604, 2, 0x2000)];
+    let mut vp = FakeVp { script: script.into(), crash_parameters: [1, 2, 3, 4, 5], ..FakeVp::default() };
+    run(&mut vp, &board);
+    assert_eq!(board.crashes.last().unwrap().parameters, [1, 2, 3, 4, 5]);
+    assert_eq!((vp.exceptions.len(), vp.registers[Register::Rip as usize]), (0, 0x1002));
+}
+
 /// A processor that the hypervisor refuses to run.
 struct Broken;
 
@@ -103,6 +115,9 @@ impl VirtualProcessor for Broken {
         _: parterre_partition::Access,
     ) -> Result<parterre_partition::Translation, Error> {
         Ok(parterre_partition::Translation::Mapped(gva))
+    }
+    fn crash_parameters(&mut self) -> Result<[u64; 5], Error> {
+        Ok([0; 5])
     }
     fn inject(&mut self, _: Exception) -> Result<(), Error> {
         Ok(())

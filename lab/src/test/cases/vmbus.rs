@@ -49,5 +49,11 @@ fn panics(session: &mut Session) -> Result<()> {
         "The guest got no answer to its unload: {said}"
     );
     check_answer(&said)?;
+    // The crash was told, with the end of its kernel's log, which is in the worker's log too.
+    succeed(
+        session,
+        "parterre vm show vmbus | grep '^Guest crashed: .*ago: .*Kernel panic - not syncing: sysrq'",
+    )?;
+    succeed(session, "grep 'guest: .*Kernel panic' /run/parterre/vms/*/worker.log")?;
     remove(session, "vmbus")
 }

@@ -5,9 +5,9 @@
 #![no_main]
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use parterre_abi::cpuid::PrivilegeMask;
+use parterre_abi::cpuid::{self as leaf, Features, PrivilegeMask};
 use parterre_abi::msr::{self, GuestOsId, OverlayPageMsr, Sint};
-use tmk::cpu::{self, rdmsr, try_rdmsr, try_wrmsr, wrmsr};
+use tmk::cpu::{self, cpuid, rdmsr, try_rdmsr, try_wrmsr, wrmsr};
 use tmk::{Fault, TestResult, check, fault, hv, skip, smp, time};
 
 tmk::program!("msr":
@@ -24,6 +24,7 @@ tmk::program!("msr":
     event_flags_page_is_an_overlay,
     pages_are_of_each_processor,
     assist_page,
+    crash_registers,
     msrs_without_privilege_fault,
     parents_msrs_fault,
     unknown_synthetic_msrs_fault,
@@ -201,6 +202,36 @@ fn assist_page() -> TestResult {
 }
 
 /// An MSR for which the privilege is missing is not there (TLFS `HV_PARTITION_PRIVILEGE_MASK`).
+/// Parameters are kept, and a guest that tells of a crash goes on, whatever it tells.
+fn crash_registers() -> TestResult {
+    const NOTIFY: u64 = 1 << 63;
+    const MESSAGE: u64 = 1 << 62;
+    let parameters = msr::CRASH_P0..=msr::CRASH_P4;
+    if !Features::from_bits_retain(cpuid(leaf::FEATURES, 0).edx).contains(Features::GUEST_CRASH_REGS) {
+        for number in parameters.chain([msr::CRASH_CTL]) {
+            check!(try_rdmsr(number).is_err(), "MSR {number:#x} can be read, and no feature tells of it");
+        }
+        return Ok(());
+    }
+    let abilities = rdmsr(msr::CRASH_CTL);
+    check!(abilities & NOTIFY != 0, "the control register reads {abilities:#x}: no crash can be told");
+    for (number, control) in
+        parameters.clone().map(u64::from).zip([0, NOTIFY, NOTIFY | MESSAGE, MESSAGE, u64::MAX])
+    {
+        // The last two are address and length of a message, here of one that is nowhere.
+        parameters.clone().for_each(|register| wrmsr(register, u64::MAX - number - u64::from(register)));
+        // Some hypervisors refuse bits that mean nothing.
+        let _ = try_wrmsr(msr::CRASH_CTL, control);
+        for register in parameters.clone() {
+            let (value, expected) = (rdmsr(register), u64::MAX - number - u64::from(register));
+            check!(value == expected, "MSR {register:#x} is {value:#x} and was set to {expected:#x}");
+        }
+    }
+    let after = rdmsr(msr::CRASH_CTL);
+    check!(after == abilities, "the control register read {abilities:#x} and reads {after:#x}");
+    Ok(())
+}
+
 fn msrs_without_privilege_fault() -> TestResult {
     if !hv::present() {
         skip!("no Hv#1 interface")

@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 pub use server::serve;
 
+use crate::crash::Crashes;
 use crate::processor::log_line;
 use crate::vsp::Attachment;
 use crate::vsp::memory::Memory;
@@ -81,6 +82,7 @@ pub struct Guest {
     memory: Memory,
     video: Video,
     sockets: Sockets,
+    crashes: Arc<Crashes>,
     partition: Current,
     offers: Mutex<Offers>,
 }
@@ -103,7 +105,12 @@ impl Guest {
     ///
     /// # Errors
     /// There is no file descriptor left.
-    pub fn new(id: Uuid, settings: &VmSettings, ram: Arc<GuestMemory>) -> std::io::Result<Guest> {
+    pub fn new(
+        id: Uuid,
+        settings: &VmSettings,
+        ram: Arc<GuestMemory>,
+        crashes: Arc<Crashes>,
+    ) -> std::io::Result<Guest> {
         let IntegrationSettings { items, .. } = &settings.integration;
         let items =
             items.iter().map(|(key, value)| Item { key: key.clone(), value: value.clone() }).collect();
@@ -121,6 +128,7 @@ impl Guest {
             memory: Memory::new(ram)?,
             video: Video::new()?,
             sockets: Sockets::new(),
+            crashes,
             partition,
             offers: Mutex::new(Offers { enabled, ..Offers::default() }),
         })

@@ -99,6 +99,8 @@ impl Guest {
             GuestRequest::SetItem { key, value } => self.set_item(key, value),
             GuestRequest::DeleteItem { key } => self.delete_item(&key),
             GuestRequest::GetAddresses { adapter } => {
+                // Linux's daemon compares it with what it has made capitals of.
+                let adapter = adapter.to_ascii_uppercase();
                 match ask(&self.items, |items, reply| items.get_addresses(&adapter, reply)) {
                     Ok(found) => GuestAnswer::Addresses(told(found)),
                     Err(failure) => failed(&failure),

@@ -1,12 +1,15 @@
 //! The state of the integration services in words.
 
-use parterre_api::{IntegrationService, IntegrationStatus, ServiceState, ServiceStatus};
+use std::time::UNIX_EPOCH;
+
+use parterre_api::{GuestCrash, IntegrationService, IntegrationStatus, ServiceState, ServiceStatus};
 use parterre_vsp_ic::heartbeat::{Applications, Health, Heartbeat};
 use parterre_vsp_ic::kvp::KeyValue;
 use parterre_vsp_ic::vss::{Backup, FileSystems};
 use parterre_vsp_ic::{Component, Link, Protocol, Session};
 
 use super::Guest;
+use crate::crash::Crash;
 
 impl Guest {
     /// What all services do.
@@ -20,6 +23,7 @@ impl Guest {
             vmbus: version.map(|version| version.to_string()),
             services: services.into(),
             guest: guest.into_iter().map(|item| (item.key, item.value)).collect(),
+            crash: self.crashes.last().map(told),
         }
     }
 
@@ -49,6 +53,12 @@ impl Guest {
     }
 }
 
+fn told(crash: Crash) -> GuestCrash {
+    let Crash { time, parameters, message } = crash;
+    let time = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    GuestCrash { time, parameters, message }
+}
+
 fn heartbeat(heart: &Heartbeat, now: std::time::Duration) -> Option<String> {
     let health = match heart.health(now) {
         Health::NoContact => "no answer yet",
@@ -71,6 +81,9 @@ fn backup(backup: &Backup) -> Option<String> {
         FileSystems::Thawed => None,
         FileSystems::Changing => Some("file systems being frozen or thawed".into()),
         FileSystems::Frozen => Some("file systems frozen".into()),
+        FileSystems::Unknown => {
+            Some("file systems perhaps frozen: the guest did not say that it has thawed them".into())
+        }
     }
 }
 
