@@ -192,6 +192,44 @@ fn absurd_sets_of_processors_name_those_that_are_there() {
     assert_eq!(scripts[1].take_delivered(), [], "none of these is processor 1");
 }
 
+/// Sets of processors beyond the first 64: in each bank, at its edges, and behind banks that are left out.
+#[test]
+fn sets_reach_processors_beyond_64() {
+    let mut rig = Rig::new();
+    let (id, scripts) = guest(&mut rig, 140);
+    let watched = [1, 63, 64, 65, 127, 128, 139];
+    let sets: [(&[u64], &[u32]); 6] = [
+        (&[0b010, 1], &[64]),
+        (&[0b110, 1 << 63, 1], &[127, 128]),
+        (&[0b101, 1 << 63, 1 << 11], &[63, 139]),
+        (&[0b1000, u64::MAX], &[]),
+        (&[0b111, !1, u64::MAX, u64::MAX], &watched),
+        (&[1 << 40 | 0b010, 0b10, u64::MAX], &[65]),
+    ];
+    for (set, expected) in sets {
+        let banks = header(u64::from(set[0].count_ones()));
+        let input = [&[0, 0, 0], set].concat();
+        for vp in watched {
+            // Whatever is due from before.
+            flushes(&mut rig, id, vp, &scripts[vp as usize]);
+        }
+        let flush = call(&mut rig, id, &scripts[0], FLUSH_EX | banks, &input);
+        let flushed = watched.into_iter().filter(|vp| flushes(&mut rig, id, *vp, &scripts[*vp as usize]));
+        assert_eq!((flush.status(), flushed.collect::<Vec<_>>()), (HvStatus::SUCCESS, expected.to_vec()));
+
+        let input = [&[0x60, 0], set].concat();
+        let interrupt = call(&mut rig, id, &scripts[0], IPI_EX | banks, &input);
+        let taken = watched.into_iter().filter(|vp| {
+            let script = &scripts[*vp as usize];
+            write(script, msr::EOI, 0);
+            script.exit(Exit::Pause);
+            assert_eq!(rig.cpu().dispatch(id, *vp), READY);
+            script.take_delivered() == [Event::Interrupt(0x60)]
+        });
+        assert_eq!((interrupt.status(), taken.collect::<Vec<_>>()), (HvStatus::SUCCESS, expected.to_vec()));
+    }
+}
+
 #[test]
 fn one_that_runs_leaves_guest_mode_for_a_flush() {
     let mut rig = Rig::with(Sizes { processors: 2, ..Sizes::default() });

@@ -4,6 +4,7 @@ use super::*;
 use crate::apic::Fault;
 use parterre_abi::msr::StimerConfig;
 use proptest::prelude::*;
+use std::vec::Vec;
 
 const GHZ: u64 = 1_000_000_000;
 
@@ -168,10 +169,10 @@ fn impossible_timers_are_not_enabled() {
 }
 
 #[test]
-fn periodic_keeps_its_phase_and_drops_what_it_missed() {
+fn lazy_keeps_its_phase_and_drops_what_it_missed() {
     let mut timers = SyntheticTimers::new();
     write(&mut timers, COUNT + 2, 10_000, 0);
-    write(&mut timers, CONFIG + 2, message_timer().with_periodic(true).into(), 300);
+    write(&mut timers, CONFIG + 2, message_timer().with_periodic(true).with_lazy(true).into(), 300);
     assert_eq!(timers.deadline(), Some(10_300));
     assert_eq!(timers.expire(10_900)[..], [Expiration::Message { sint: 2, index: 1, expiration: 10_300 }]);
     assert_eq!(timers.deadline(), Some(20_300));
@@ -182,6 +183,28 @@ fn periodic_keeps_its_phase_and_drops_what_it_missed() {
     assert!(timers.undelivered().len() == 1);
     write(&mut timers, CONFIG + 2, 0, 0);
     assert!(timers.undelivered().is_empty(), "disabling voids the message");
+}
+
+#[test]
+fn periodic_makes_up_for_what_it_missed() {
+    let mut timers = SyntheticTimers::new();
+    write(&mut timers, COUNT, 10_000, 0);
+    write(&mut timers, CONFIG, direct(0x40).with_periodic(true).into(), 0);
+    // Three are missed; they come twice as fast, and then the phase is the old one.
+    assert_eq!(timers.expire(42_000).len(), 1);
+    let mut told = Vec::new();
+    while let Some(due) = timers.deadline().filter(|due| *due < 80_000) {
+        assert_eq!((timers.expire(due - 1).len(), timers.expire(due).len()), (0, 1));
+        told.push(due);
+    }
+    assert_eq!(told, [47_000, 52_000, 57_000, 62_000, 67_000, 70_000]);
+    // Too many, and they are skipped.
+    assert_eq!(timers.expire(1_000_005).len(), 1);
+    assert_eq!(timers.deadline(), Some(1_010_000));
+    // Written to, it begins anew.
+    assert_eq!(timers.expire(1_030_000).len(), 1);
+    write(&mut timers, COUNT, 10_000, 1_030_001);
+    assert_eq!(timers.deadline(), Some(1_040_001));
 }
 
 #[test]

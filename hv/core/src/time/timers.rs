@@ -3,6 +3,9 @@
 //!
 //! A timer in message mode has one message buffer of its own: an expiration whose message finds the slot busy is kept
 //! there until the guest makes room, and further expirations of that timer are dropped meanwhile.
+//!
+//! A periodic timer whose virtual processor was not available for some periods makes up for them, twice as fast as usual, unless
+//! they are many, or the guest has marked it lazy: then they are skipped.
 
 mod state;
 
@@ -13,6 +16,8 @@ use parterre_abi::msr::{STIMER_COUNT, STIMER0_CONFIG, STIMER3_COUNT, StimerConfi
 /// The shortest time between two expirations of a periodic timer, 50 µs: a shorter period would let a guest do nothing
 /// but be interrupted. Expirations in between are skipped, as the specification allows.
 const SHORTEST_PERIOD: u64 = 500;
+/// Most missed expirations of a periodic timer that are made up for.
+const MAX_MISSED: u64 = 8;
 /// Vectors below are exceptions and cannot be asserted.
 const FIRST_VECTOR: u8 = 16;
 
@@ -41,6 +46,8 @@ struct Timer {
     count: u64,
     /// The next expiration, while the timer runs.
     next: Option<u64>,
+    /// One that was missed is not made up for before this.
+    not_before: u64,
     /// When the timer expired whose message has not been delivered.
     undelivered: Option<u64>,
 }
@@ -84,7 +91,7 @@ impl SyntheticTimers {
 
     /// The timers have changed.
     fn find_earliest(&mut self) {
-        self.earliest = self.timers.iter().filter_map(|timer| timer.next).min();
+        self.earliest = self.timers.iter().filter_map(Timer::due).min();
     }
 
     /// The earliest reference time at which [`SyntheticTimers::expire`] has something to do.
@@ -101,8 +108,8 @@ impl SyntheticTimers {
         (timer.config.direct_mode() && !timer.config.periodic()).then(|| timer.config.apic_vector())
     }
 
-    /// What has expired by `now`. One-shot timers disable themselves, periodic ones go on without drift; periods that
-    /// were missed are dropped.
+    /// What has expired by `now`, at most once for each timer. One-shot timers disable themselves, periodic ones go on without
+    /// drift.
     pub fn expire(&mut self, now: u64) -> ArrayVec<Expiration, STIMER_COUNT> {
         let expirations = self.timers.iter_mut().enumerate().filter_map(|(index, timer)| {
             // Below 4.
@@ -166,7 +173,7 @@ impl Timer {
 
     /// A register was written: the message of an earlier setting is void, and a period begins.
     fn restart(&mut self, now: u64) {
-        self.undelivered = None;
+        (self.undelivered, self.not_before) = (None, 0);
         self.next = (self.config.enabled() && self.count != 0)
             .then(|| if self.config.periodic() { now.saturating_add(self.period()) } else { self.count });
     }
@@ -175,10 +182,16 @@ impl Timer {
         self.count.max(1)
     }
 
+    /// When it is to expire next.
+    fn due(&self) -> Option<u64> {
+        Some(self.next?.max(self.not_before))
+    }
+
     fn expire(&mut self, index: u8, now: u64) -> Option<Expiration> {
-        let expiration = self.next.filter(|next| *next <= now)?;
+        self.due().filter(|due| *due <= now)?;
+        let expiration = self.next?;
         if self.config.periodic() {
-            self.next = self.following(expiration, now);
+            (self.next, self.not_before) = self.following(expiration, now);
         } else {
             self.next = None;
             self.config.set_enabled(false);
@@ -193,13 +206,20 @@ impl Timer {
         Some(Expiration::Message { sint: self.config.sintx(), index, expiration })
     }
 
-    /// The next expiration of a periodic timer that should have expired at `last`: the first multiple of the period
-    /// after `now`. `None` if it lies beyond the end of time.
-    fn following(&self, last: u64, now: u64) -> Option<u64> {
+    /// The next expiration of a periodic timer that should have expired at `last`, and before when it is not to be told: the
+    /// one after `last` if it is to be made up for, else the first multiple of the period after `now`. `None` if it lies beyond the
+    /// end of time.
+    fn following(&self, last: u64, now: u64) -> (Option<u64>, u64) {
         let period = self.period();
-        let from = if period < SHORTEST_PERIOD { now.checked_add(SHORTEST_PERIOD)? } else { now };
-        let periods = (from - last) / period + 1;
-        last.checked_add(periods.checked_mul(period)?)
+        let missed = (now - last) / period;
+        let pause = period / 2;
+        if !self.config.lazy() && (1..=MAX_MISSED).contains(&missed) && pause >= SHORTEST_PERIOD {
+            return (last.checked_add(period), now.saturating_add(pause));
+        }
+        let from = if period < SHORTEST_PERIOD { now.saturating_add(SHORTEST_PERIOD) } else { now };
+        let periods = ((from - last) / period).checked_add(1);
+        let gone = periods.and_then(|periods| periods.checked_mul(period));
+        (gone.and_then(|gone| last.checked_add(gone)), 0)
     }
 }
 

@@ -18,10 +18,12 @@ tmk::program!("timer":
     direct_one_shot,
     direct_with_time_in_the_past,
     direct_periodic,
+    direct_periodic_lazy,
     direct_disabled_is_silent,
     auto_enable,
     one_shot_disables_itself,
     message_one_shot,
+    message_periodic,
     message_waits_for_free_slot,
     every_timer_of_every_processor,
     direct_wakes_from_hlt,
@@ -182,9 +184,18 @@ fn direct_with_time_in_the_past() -> TestResult {
 }
 
 fn direct_periodic() -> TestResult {
+    periodic(direct())
+}
+
+/// Lazy says what becomes of periods in which the processor did not run; the others are as always.
+fn direct_periodic_lazy() -> TestResult {
+    periodic(direct().with_lazy(true))
+}
+
+fn periodic(kind: StimerConfig) -> TestResult {
     need_direct_mode!();
     let start = now();
-    wrmsr(config(1), direct().with_periodic(true).into_bits());
+    wrmsr(config(1), kind.with_periodic(true).into_bits());
     wrmsr(count(1), 5 * MILLISECOND);
     let arrives = wait_for(6);
     let duration = now() - start;
@@ -278,6 +289,40 @@ fn message_one_shot() -> TestResult {
     check!(size == 24 && timer == 0, "a payload of {size} bytes for timer {timer}");
     check!(expired == deadline, "it says that it expired at {expired} instead of {deadline}");
     check!(delivered >= deadline, "it was delivered at {delivered}, before {deadline}");
+    Ok(())
+}
+
+/// Each message tells of an expiration that is a whole number of periods behind the one before, and none is told twice.
+fn message_periodic() -> TestResult {
+    need_timers!();
+    const PERIOD: u64 = 5 * MILLISECOND;
+    fault::set_handler(VECTOR, Some(on_timer));
+    FIRED.store(0, Ordering::SeqCst);
+    enable_messages();
+    let kind = StimerConfig::new().with_enabled(true).with_periodic(true).with_sintx(SINT as u8);
+    wrmsr(count(0), PERIOD);
+    wrmsr(config(0), kind.into_bits());
+    let mut expired = [0; 5];
+    let mut came = 0;
+    for (before, expiration) in (0..).zip(&mut expired) {
+        if !wait_for(before + 1) {
+            break;
+        }
+        (*expiration, came) = (MESSAGES.read(SLOT + 3), before + 1);
+        free_slot();
+    }
+    stop(0);
+    disable_messages();
+    check!(came == 5, "{came} of 5 messages come");
+    for pair in expired.windows(2) {
+        let apart = pair[1].wrapping_sub(pair[0]);
+        check!(
+            apart != 0 && apart.is_multiple_of(PERIOD),
+            "expirations are told at {} and {}",
+            pair[0],
+            pair[1]
+        );
+    }
     Ok(())
 }
 

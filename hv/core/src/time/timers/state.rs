@@ -40,7 +40,7 @@ impl Timer {
     fn import(state: &StimerState, now: u64) -> Self {
         let config = StimerConfig::from(state.config).with_reserved_z0(0).with_reserved_z1(0);
         let config = if is_possible(config) { config } else { config.with_enabled(false) };
-        let mut timer = Self { config, count: state.count, next: None, undelivered: None };
+        let mut timer = Self { config, count: state.count, next: None, not_before: 0, undelivered: None };
         timer.restart(now);
         if config.periodic() {
             let gone = state.adjustment.min(timer.period());
