@@ -197,6 +197,26 @@ pub enum GuestCommand {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Copy the disks of a virtual machine into a new directory, all as they are at the same moment.
+    ///
+    /// If it runs, its guest's file systems are frozen meanwhile (the service backup has to run in the guest), which takes no time where the
+    /// parent's file system can share blocks (Btrfs, XFS). Copies are raw or qcow2 as the disks are, usable as disks, and beside them
+    /// lies definition.json. Discs and read-only disks are left out, unless named.
+    Backup {
+        /// Name or id.
+        name: String,
+        /// The directory; it must not be there yet.
+        directory: PathBuf,
+        /// Only this disk, as in 0:1 for place 1 of controller 0; may be given more than once.
+        #[arg(long = "disk", value_name = "CONTROLLER:LUN", value_parser = place)]
+        disks: Vec<(u8, u8)>,
+        /// Do not ask the guest: have it stand still while its disks are copied, which are then as after a power cut.
+        #[arg(long)]
+        crash_consistent: bool,
+        /// Thaw the file systems after so many seconds, at most 600, and give up.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        limit: u32,
+    },
     /// Thaw file systems that something else left frozen.
     Thaw {
         /// Name or id.
@@ -342,4 +362,10 @@ pub struct Create {
     /// Kernel command line.
     #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
     pub cmdline: String,
+}
+
+/// Reads the place of a disk.
+fn place(text: &str) -> Result<(u8, u8), String> {
+    let numbers = text.split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    numbers.ok_or_else(|| format!("'{text}' is no place of a disk; write CONTROLLER:LUN, as in 0:1"))
 }

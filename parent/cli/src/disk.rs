@@ -210,17 +210,21 @@ fn request(add: Add) -> Result<DiskRequest, Error> {
     Ok(DiskRequest { file, controller, lun, format, read_only, dvd, serial, cache })
 }
 
+/// What kind of disk it is, for people.
+pub fn kind(disk: &DiskSettings) -> &'static str {
+    match (disk.dvd, disk.read_only) {
+        (true, _) => "DVD",
+        (false, true) => "disk, read-only",
+        (false, false) => "disk",
+    }
+}
+
 fn print(disks: &[DiskSettings]) -> Result<(), Error> {
     let rows = disks.iter().map(|disk| {
-        let kind = match (disk.dvd, disk.read_only) {
-            (true, _) => "DVD",
-            (false, true) => "disk, read-only",
-            (false, false) => "disk",
-        };
         [
             disk.controller.to_string(),
             disk.lun.to_string(),
-            kind.into(),
+            kind(disk).into(),
             disk.format.name().into(),
             disk.file_name(),
         ]

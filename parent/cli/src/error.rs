@@ -58,6 +58,57 @@ pub enum Error {
         /// The limit.
         seconds: u32,
     },
+    /// The same, during a backup.
+    #[error(
+        "the file systems of '{name}' were thawed before its disks were copied, because {seconds} seconds were over, and nothing was \
+         kept; use a larger --limit, or a directory on the disks' own file system if that is Btrfs or XFS, where a copy takes no time"
+    )]
+    ThawedEarly {
+        /// The virtual machine.
+        name: String,
+        /// The limit.
+        seconds: u32,
+    },
+    /// A disk that is to be copied is not there.
+    #[error(
+        "virtual machine '{name}' has nothing to be copied at place {lun} of controller {controller}; \
+         `parterre vm disk list {name}` shows what it has"
+    )]
+    NoDisk {
+        /// The virtual machine.
+        name: String,
+        /// Where.
+        controller: u8,
+        /// Where there.
+        lun: u8,
+    },
+    /// A virtual machine between two states.
+    #[error("virtual machine '{name}' is {state}; wait until it runs or is off")]
+    Changing {
+        /// The virtual machine.
+        name: String,
+        /// What it is doing.
+        state: String,
+    },
+    /// Somebody writes to a disk that nobody should.
+    #[error("the disk {path} is in use; stop the virtual machine that uses it, or copy that one's disks")]
+    InUse {
+        /// Its file.
+        path: PathBuf,
+    },
+    /// A copy of a disk.
+    #[error("cannot copy the disk {from} to {to}: {source}; nothing was kept")]
+    Copy {
+        /// Its file.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A signal.
+    #[error("interrupted; nothing was kept")]
+    Interrupted,
     /// There is no DVD drive.
     #[error("controller {controller} has no DVD drive; add one: `parterre vm disk add NAME --dvd`")]
     NoDrive {
@@ -76,6 +127,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What was asked for makes no sense; the sentence says why.
+    pub fn wrong(message: String) -> Error {
+        Error::Service(ErrorBody { code: ErrorCode::BadRequest, message })
+    }
+
     /// The exit code, as `parterre --help` says.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
@@ -88,6 +144,7 @@ impl Error {
             },
             Error::Unreachable { .. } | Error::NotAllowed { .. } => 5,
             Error::NoConsole(_) | Error::NoGuest(_) | Error::NoDrive { .. } => 4,
+            Error::NoDisk { .. } | Error::Changing { .. } | Error::InUse { .. } => 4,
             Error::ManyDrives { .. } => 2,
             Error::NoItem(_) => 3,
             _ => 1,

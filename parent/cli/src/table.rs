@@ -28,7 +28,7 @@ pub fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) ->
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.map(|title| Cell::new(title.to_uppercase())));
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.map(|text| printable(&text))));
     print_lines(&table)
 }
 
@@ -36,7 +36,7 @@ pub fn print_table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) ->
 pub fn print_pairs(pairs: Vec<(&str, String)>) -> Result<(), Error> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.add_rows(pairs.into_iter().map(|(name, value)| [format!("{name}:"), value]));
+    table.add_rows(pairs.into_iter().map(|(name, value)| [format!("{name}:"), printable(&value)]));
     print_lines(&table)
 }
 
@@ -47,4 +47,20 @@ fn print_lines(table: &Table) -> Result<(), Error> {
         text.push('\n');
     }
     print_bytes(text.as_bytes())
+}
+
+/// A text in one line without anything that a terminal would obey: some of what is shown comes from guests.
+pub fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{FFFD}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_obey_no_guest() {
+        assert_eq!(printable("Debian 13 é"), "Debian 13 é");
+        assert_eq!(printable("a\x1b[2Jb\r\n\u{9b}c\x7f"), "a\u{FFFD}[2Jb\u{FFFD}\u{FFFD}\u{FFFD}c\u{FFFD}");
+    }
 }

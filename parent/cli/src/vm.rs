@@ -204,6 +204,16 @@ fn print_vm(vm: &Vm, integration: Option<&IntegrationStatus>) -> Result<(), Erro
         pairs.push(("Initrd", initrd.display().to_string()));
     }
     pairs.push(("Command line", settings.command_line.clone()));
+    for disk in &settings.disks {
+        let what = format!(
+            "{}, {}, place {}:{}",
+            disk.file_name(),
+            crate::disk::kind(disk),
+            disk.controller,
+            disk.lun
+        );
+        pairs.push(("Disk", what));
+    }
     for adapter in &settings.network_adapters {
         let options = crate::network::words(&adapter.options);
         pairs.push(("Network adapter", format!("{} on switch '{}', {options}", adapter.mac, adapter.switch)));

@@ -13,8 +13,8 @@ use crate::Manager;
 use crate::process::Process;
 use crate::supervise::Link;
 
-/// How long a worker has to tell its state.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a worker has to tell its state. One that does not is hung: its control thread waits for nothing else.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes charge of every worker that runs, and clears away what dead ones left. Returns how many run.
 pub async fn adopt_workers(manager: &Manager) -> usize {
@@ -45,7 +45,11 @@ async fn adopt(manager: &Manager, id: Uuid, directory: &Path) -> Result<(), Stri
     let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).ok_or("its process is unknown")?;
     let process = Process::open(pid).map_err(|e| e.to_string())?;
     let mut link = Link::new(process, stream);
-    let status = timeout(PATIENCE, link.report()).await.ok().flatten().ok_or("it does not answer")?;
+    let Some(status) = timeout(PATIENCE, link.report()).await.ok().flatten() else {
+        // Nobody could reach it any more, and it would keep its disks.
+        link.process.kill();
+        return Err(format!("it did not answer within {} seconds and was ended", PATIENCE.as_secs()));
+    };
     if status.id != id || !manager.knows(id) {
         link.process.kill();
         return Err("it runs a virtual machine that is not defined any more; it was ended".into());

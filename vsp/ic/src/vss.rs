@@ -7,7 +7,8 @@
 //!                                              '-- until is over: thaw of its own accord, the copy is worth nothing
 //! ```
 //! A guest whose file systems are frozen stands still, so nobody can leave it so: it is thawed when the time that the
-//! order gave is over, and when the guest did not answer whether it had frozen.
+//! order gave is over, and when the guest did not answer whether it had frozen. A guest that does not say that it has thawed is
+//! asked again, [`THAWS`] times in all, and whenever somebody orders it.
 //!
 //! Source: Linux `include/uapi/linux/hyperv.h`, `struct hv_vss_msg`; `drivers/hv/hv_snapshot.c`.
 
@@ -27,6 +28,9 @@ pub const PATIENCE: Duration = Duration::from_secs(35);
 pub const FREEZE_PATIENCE: Duration = Duration::from_secs(120);
 /// The longest time that file systems may be frozen.
 pub const MAX_FROZEN: Duration = Duration::from_secs(600);
+
+/// How often a guest is asked to thaw before whoever waits is told that it may not have.
+pub const THAWS: u8 = 3;
 
 /// Body of a request: `struct hv_vss_msg`.
 #[repr(C)]
@@ -68,6 +72,8 @@ pub enum FileSystems {
     Changing,
     /// Frozen.
     Frozen,
+    /// Perhaps frozen: the guest was asked to thaw them, and did not say that it has.
+    Unknown,
 }
 
 /// What was true when file systems were thawed.
@@ -97,7 +103,11 @@ enum State {
     Thawing {
         reply: Reply<Thawed>,
         was: Thawed,
+        /// How often the guest may still be asked.
+        more: u8,
     },
+    /// The guest did not say that it has thawed.
+    Unknown,
     /// The file systems are thawed, the guest is to be told that the backup is over.
     Completing,
 }
@@ -117,6 +127,7 @@ impl Backup {
         match self.state {
             State::Thawed | State::Completing => FileSystems::Thawed,
             State::Frozen { .. } => FileSystems::Frozen,
+            State::Unknown => FileSystems::Unknown,
             _ => FileSystems::Changing,
         }
     }
@@ -124,7 +135,12 @@ impl Backup {
     /// Freezes the file systems for at most `limit` (and at most [`MAX_FROZEN`]).
     pub fn freeze(&mut self, limit: Duration, reply: Reply<()>) {
         if !matches!(self.state, State::Thawed) {
-            return reply.send(Err(Failure::Conflict("a backup of this guest is going on already")));
+            return reply.send(Err(Failure::Conflict(match self.state {
+                State::Unknown => {
+                    "the guest did not say that it has thawed its file systems; have it thaw them first"
+                }
+                _ => "a backup of this guest is going on already",
+            })));
         }
         self.overrun = false;
         self.enter(State::Checking { limit: limit.min(MAX_FROZEN), reply }, Operation::CheckReady);
@@ -133,9 +149,8 @@ impl Backup {
     /// Thaws them. If a limit has done so already, that is an answer, not an error.
     pub fn thaw(&mut self, reply: Reply<Thawed>) {
         match self.state {
-            State::Frozen { .. } => {
-                self.enter(State::Thawing { reply, was: Thawed::WasFrozen }, Operation::Thaw);
-            }
+            State::Frozen { .. } => self.begin_thaw(reply, Thawed::WasFrozen),
+            State::Unknown => self.begin_thaw(reply, Thawed::WasNot),
             State::Thawed | State::Completing if self.overrun => reply.send(Ok(Thawed::WasNot)),
             State::Thawed | State::Completing => {
                 reply.send(Err(Failure::Conflict("the guest's file systems are not frozen")));
@@ -148,10 +163,14 @@ impl Backup {
         (self.state, self.due) = (state, Some(operation));
     }
 
+    fn begin_thaw(&mut self, reply: Reply<Thawed>, was: Thawed) {
+        self.enter(State::Thawing { reply, was, more: THAWS - 1 }, Operation::Thaw);
+    }
+
     /// Thaws without having been asked to.
     fn rescue(&mut self) {
         self.overrun = true;
-        self.enter(State::Thawing { reply: Reply::nobody(), was: Thawed::WasNot }, Operation::Thaw);
+        self.begin_thaw(Reply::nobody(), Thawed::WasNot);
     }
 
     fn proceed(&mut self, now: Duration, outcome: Result<(), Failure>) {
@@ -169,12 +188,22 @@ impl Backup {
                 self.rescue();
                 reply.send(Err(failure));
             }
-            (State::Thawing { reply, was }, Ok(())) => {
+            (State::Thawing { reply, was, .. }, Ok(())) => {
                 self.enter(State::Completing, Operation::Complete);
                 reply.send(Ok(was));
             }
-            (State::Thawing { reply, .. }, Err(failure)) => reply.send(Err(failure)),
-            (State::Thawed | State::Completing | State::Frozen { .. }, _) => {}
+            (State::Thawing { reply, was, more: more @ 1.. }, Err(_)) => {
+                self.enter(State::Thawing { reply, was, more: more - 1 }, Operation::Thaw);
+            }
+            (State::Thawing { reply, .. }, Err(failure)) => {
+                self.state = State::Unknown;
+                reply.send(Err(failure));
+            }
+            (state @ (State::Thawed | State::Completing | State::Frozen { .. } | State::Unknown), _) => {
+                if !matches!(state, State::Completing) {
+                    self.state = state;
+                }
+            }
         }
     }
 }

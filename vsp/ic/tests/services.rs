@@ -11,7 +11,7 @@ use parterre_vsp_ic::heartbeat::{Health, Heartbeat};
 use parterre_vsp_ic::kvp::{self, Item, KeyValue, Pool};
 use parterre_vsp_ic::shutdown::{Action, Shutdown};
 use parterre_vsp_ic::timesync::{Clock, TimeSync};
-use parterre_vsp_ic::vss::{Backup, FileSystems, Thawed};
+use parterre_vsp_ic::vss::{self, Backup, FileSystems, Thawed};
 use parterre_vsp_ic::{Failure, Link, Service, Status, Version};
 
 const FAIL: u32 = 0x8000_4005;
@@ -329,6 +329,47 @@ fn a_guest_that_does_not_say_whether_it_froze_is_thawed() {
         step(&mut bench, 4, 0);
         assert_eq!(bench.session.protocol().file_systems(), FileSystems::Thawed);
     }
+}
+
+#[test]
+fn a_guest_that_does_not_say_that_it_thawed_is_asked_again() {
+    let mut bench = Bench::running(Backup::default(), None);
+    let (freeze_reply, freeze) = reply();
+    bench.session.order().unwrap().freeze(Duration::from_secs(30), freeze_reply);
+    step(&mut bench, 2, 0);
+    step(&mut bench, 5, 0);
+    assert_eq!(freeze.recv().unwrap(), Ok(()));
+    // The second answer counts.
+    let (first_reply, first) = reply();
+    bench.session.order().unwrap().thaw(first_reply);
+    step(&mut bench, 6, FAIL);
+    assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
+    step(&mut bench, 6, 0);
+    assert_eq!(first.recv().unwrap(), Ok(Thawed::WasFrozen));
+    step(&mut bench, 4, 0);
+    // One that never answers is given up, and thawed by a later order.
+    let (freeze_reply, _freeze) = reply();
+    bench.session.order().unwrap().freeze(Duration::from_secs(30), freeze_reply);
+    step(&mut bench, 2, 0);
+    step(&mut bench, 5, 0);
+    let (second_reply, second) = reply();
+    bench.session.order().unwrap().thaw(second_reply);
+    for _ in 0..vss::THAWS {
+        assert_eq!(bench.asked().unwrap().body()[0], 6);
+        bench.wait_for_deadline();
+    }
+    assert!(bench.asked().is_none());
+    assert!(matches!(second.recv().unwrap(), Err(Failure::NoAnswer { .. })));
+    assert_eq!(bench.session.protocol().file_systems(), FileSystems::Unknown);
+    let (again_reply, again) = reply();
+    bench.session.order().unwrap().freeze(Duration::from_secs(30), again_reply);
+    assert!(matches!(again.recv().unwrap(), Err(Failure::Conflict(_))));
+    let (third_reply, third) = reply();
+    bench.session.order().unwrap().thaw(third_reply);
+    step(&mut bench, 6, 0);
+    assert_eq!(third.recv().unwrap(), Ok(Thawed::WasNot));
+    step(&mut bench, 4, 0);
+    assert_eq!(bench.session.protocol().file_systems(), FileSystems::Thawed);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::session::{Outcome, Session};
 use crate::test::{Case, Check, PLAIN, Setting, USUAL};
 
 const OLDEST: Setting = Setting { guest: "oldest", ..USUAL };
-const BOOT: Duration = Duration::from_secs(180);
+pub(super) const BOOT: Duration = Duration::from_secs(180);
 const PROMPT: &str = "guest:~# ";
 
 pub const CASES: &[Case] = &[
@@ -30,12 +30,12 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Waits in the guest until a command succeeds.
-fn until(command: &str) -> String {
+pub(super) fn until(command: &str) -> String {
     format!("for i in $(seq 100); do {command} && break; sleep 0.2; done")
 }
 
 /// Defines a VM with these options of `vm disk add`, one for each disk, and starts it.
-fn start(session: &mut Session, name: &str, disks: &[&str]) -> Result<()> {
+pub(super) fn start(session: &mut Session, name: &str, disks: &[&str]) -> Result<()> {
     session.shell(&format!("parterre vm stop {name} --force; parterre vm delete {name}"), BOOT)?;
     let create = format!(
         "parterre vm create {name} --memory 256M --processors 2 --kernel /lab/guest-kernel \
@@ -48,13 +48,13 @@ fn start(session: &mut Session, name: &str, disks: &[&str]) -> Result<()> {
     succeed(session, &format!("parterre vm start {name}")).map(drop)
 }
 
-fn remove(session: &mut Session, name: &str) -> Result<()> {
+pub(super) fn remove(session: &mut Session, name: &str) -> Result<()> {
     succeed(session, &format!("parterre vm stop {name} --force; parterre vm delete {name}")).map(drop)
 }
 
 /// Runs a line in the guest; returns what it printed between two marks. The marks are new each time: a console shows
 /// what was said before.
-fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
+pub(super) fn in_guest(session: &mut Session, name: &str, line: &str) -> Result<String> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     // The echo of the line holds the marks in two parts, its output in one.

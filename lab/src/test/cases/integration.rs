@@ -153,6 +153,11 @@ pub fn daemons(session: &mut Session) -> Result<()> {
 
 fn items(session: &mut Session) -> Result<()> {
     succeed(session, "parterre vm kvp get system OSName --pool auto | grep -q Debian")?;
+    succeed(
+        session,
+        "mac=$(parterre vm network list system --json | grep -o '..:..:..:..:..:..') && \
+         parterre vm kvp addresses system $mac | grep -q '^Addresses: *10\\.9\\.0\\.'",
+    )?;
     succeed(session, "parterre vm kvp set system answer 42")?;
     for (pool, item) in [(0, "role=front"), (0, "answer=42"), (3, "VirtualMachineName=system")] {
         let items = pool_items(session, pool)?;
@@ -183,7 +188,27 @@ fn freezes(session: &mut Session) -> Result<()> {
     let inside = "parterre vm show system | grep -q 'file systems frozen' && echo was-frozen";
     let said = succeed(session, &format!("parterre vm freeze system -- sh -c \"{inside}\""))?;
     ensure!(said.contains("was-frozen"), "The file systems were not frozen: {said}");
-    in_system(session, "echo still >/root/written; sync; cat /root/written").map(drop)
+    in_system(session, "echo still >/root/written; sync; cat /root/written")?;
+    backup(session)
+}
+
+/// A copy of a disk has whole file systems, with what the guest has not written to the disk itself.
+fn backup(session: &mut Session) -> Result<()> {
+    succeed(
+        session,
+        "truncate -s 24M /tmp/data.img && mke2fs -F /tmp/data.img >/dev/null && parterre vm disk add system /tmp/data.img --lun 9",
+    )?;
+    let write = "set -e; until [ -b /dev/sdb ]; do sleep 1; done; mount -t ext4 /dev/sdb /mnt
+        head -c 4000000 /dev/urandom >/mnt/file; sha256sum </mnt/file";
+    let wrote = in_system(session, write)?;
+    let said = succeed_in(session, "parterre vm backup system /tmp/copies --disk 0:9", LONG)?;
+    ensure!(said.contains("file systems are whole"), "The backup says: {said}");
+    let look = "mkdir /tmp/copy && mount -t ext4 -o loop,ro /tmp/copies/disk-0-9.raw /tmp/copy && sha256sum </tmp/copy/file";
+    let copied = succeed(session, look)?;
+    succeed(session, "umount /tmp/copy")?;
+    ensure!(copied.trim() == wrote, "The guest wrote {wrote}, the copy has {copied}");
+    in_system(session, "umount /mnt")?;
+    succeed(session, "parterre vm disk remove system --lun 9 && rm -r /tmp/copies /tmp/data.img").map(drop)
 }
 
 /// A stream between a program in the parent and one in the guest, both ways, begun by either.

@@ -1,5 +1,6 @@
 //! The end-to-end tests, by what they are about.
 
+mod backup;
 mod balloon;
 mod boot;
 mod crash;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         vm::CASES,
         vmbus::CASES,
         disk::CASES,
+        backup::CASES,
         network::CASES,
         switches::CASES,
         integration::CASES,

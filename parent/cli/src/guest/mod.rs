@@ -1,22 +1,28 @@
 //! Commands that a guest carries out.
 
+mod backup;
 mod copy;
 mod freeze;
+mod interrupt;
 mod socket;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parterre_api::guest::{GuestAnswer, GuestRequest, ItemPool, ItemValue, ShutdownAction, ShutdownRequest};
-use parterre_api::{IntegrationStatus, ServiceChange, Vm};
+use parterre_api::{GuestCrash, IntegrationStatus, ServiceChange, Vm, check_item};
 use tokio::runtime::Runtime;
+
+use backup::{Backup, Consistency, Wish};
 
 use crate::arguments::{GuestCommand, IntegrationCommand, KvpCommand, Pool};
 use crate::client::{Client, join, vm_path};
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::table::{print_bytes, print_json, print_pairs, print_table};
+use crate::table::{print_bytes, print_json, print_pairs, print_table, printable};
 use crate::vm::print_done;
 
 /// Runs a command.
@@ -40,9 +46,15 @@ pub fn run(runtime: &Runtime, client: &Client, command: GuestCommand, json: bool
             copy::copy(&vm, &file, &destination, overwrite, create_path)?;
             done(json, &format!("{name}: {} copied\n", file.display()))
         }
-        GuestCommand::Freeze { name, limit, command } => freeze::freeze(&service, &name, limit, &command),
+        GuestCommand::Freeze { name, limit, command } => {
+            runtime.block_on(freeze::freeze(client, &name, limit, &command))
+        }
+        GuestCommand::Backup { name, directory, disks, crash_consistent, limit } => {
+            let wish = Wish { name, directory, disks, limit, crash_consistent };
+            print_backup(&runtime.block_on(backup::backup(client, &wish))?, json)
+        }
         GuestCommand::Thaw { name } => {
-            freeze::thaw(&service, &name)?;
+            runtime.block_on(freeze::thaw(client, &name))?;
             done(json, &format!("{name}: thawed\n"))
         }
         GuestCommand::Type { name, mut text, enter } => {
@@ -74,6 +86,24 @@ fn done(json: bool, text: &str) -> Result<ExitCode, Error> {
     } else {
         print_bytes(text.as_bytes())?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_backup(backup: &Backup, json: bool) -> Result<ExitCode, Error> {
+    if json {
+        print_json(backup)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let worth = match backup.consistency {
+        Consistency::Off => "the virtual machine is off",
+        Consistency::FileSystems => "file systems are whole",
+        Consistency::Crash => "as after a power cut",
+    };
+    let mut text = format!("{} ({worth}):\n", backup.directory.display());
+    for disk in &backup.disks {
+        text.push_str(&format!("  {}\n", disk.file.display()));
+    }
+    print_bytes(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -133,11 +163,13 @@ impl Asking<'_> {
         match command {
             KvpCommand::Get { name, key, pool } => self.get_items(&name, key.as_deref(), pool),
             KvpCommand::Set { name, key, value } => {
+                check_item(&key, &value).map_err(Error::wrong)?;
                 let path = join(&(vm_path(&name) + "/items/external"), &key);
                 self.runtime.block_on(self.client.store(&path, &ItemValue { value }))?;
                 done(self.json, &format!("{name}: {key} set\n"))
             }
             KvpCommand::Delete { name, key } => {
+                check_item(&key, "").map_err(Error::wrong)?;
                 let path = join(&(vm_path(&name) + "/items/external"), &key);
                 self.runtime.block_on(self.client.delete(&path))?;
                 done(self.json, &format!("{name}: {key} deleted\n"))
@@ -176,7 +208,12 @@ impl Asking<'_> {
         let items: BTreeMap<String, String> = self.get(&path)?;
         if let Some(key) = key {
             let value = items.get(key).ok_or_else(|| Error::NoItem(key.into()))?;
-            if self.json { print_json(value)? } else { print_bytes(format!("{value}\n").as_bytes())? }
+            match (self.json, std::io::stdout().is_terminal()) {
+                (true, _) => print_json(value)?,
+                // A program gets the value as it is.
+                (false, false) => print_bytes(format!("{value}\n").as_bytes())?,
+                (false, true) => print_bytes(format!("{}\n", printable(value)).as_bytes())?,
+            }
         } else if self.json {
             print_json(&items)?;
         } else {
@@ -193,6 +230,8 @@ pub fn pairs(status: &IntegrationStatus) -> Vec<(&str, String)> {
         pairs.push(("VMBus", version.clone()));
     }
     pairs.extend(status.services.iter().map(|status| (status.service.title(), status.state.to_string())));
+    let crash = |crash: &GuestCrash| ("Guest crashed", format!("{}: {}", ago(crash.time), crash.summary()));
+    pairs.extend(status.crash.as_ref().map(crash));
     let guest = [
         ("Guest's name", "FullyQualifiedDomainName"),
         ("Guest's system", "OSName"),
@@ -204,4 +243,14 @@ pub fn pairs(status: &IntegrationStatus) -> Vec<(&str, String)> {
     let said = guest.into_iter().filter_map(|(title, key)| Some((title, status.guest.get(key)?.clone())));
     pairs.extend(said.filter(|(_, value)| !value.is_empty()));
     pairs
+}
+
+/// How long ago something was that happened so many seconds after the beginning of 1970.
+fn ago(time: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    match now.saturating_sub(time) {
+        seconds @ ..120 => format!("{seconds} seconds ago"),
+        seconds @ ..7200 => format!("{} minutes ago", seconds / 60),
+        seconds => format!("{} hours ago", seconds / 3600),
+    }
 }
