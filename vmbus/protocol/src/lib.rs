@@ -7,6 +7,7 @@
 
 pub mod guid;
 pub mod message;
+pub mod monitor;
 pub mod offer;
 pub mod packet;
 pub mod ring;

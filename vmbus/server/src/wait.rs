@@ -15,6 +15,7 @@ pub type Source = Arc<dyn AsFd + Send + Sync>;
 pub struct Wait {
     sources: Vec<(Source, PollFlags)>,
     deadline: Option<Instant>,
+    expects_guest: bool,
 }
 
 impl Wait {
@@ -31,6 +32,16 @@ impl Wait {
     /// Wake up at this time at the latest. The earliest of several counts.
     pub fn until(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |other| other.min(deadline)));
+    }
+
+    /// The guest owes an answer. Where it does not signal (a monitored channel) the thread looks for it.
+    pub fn for_answer(&mut self) {
+        self.expects_guest = true;
+    }
+
+    /// Whether the guest owes an answer.
+    pub fn expects_guest(&self) -> bool {
+        self.expects_guest
     }
 
     /// The descriptors, for `poll`.

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use parterre_vmbus_server::protocol::offer::PIPE_TYPE_MESSAGE;
+use parterre_vmbus_server::protocol::offer::{OfferFlags, PIPE_TYPE_MESSAGE};
 use parterre_vmbus_server::{
     ChannelError, Device, Handler, Offer, OutPacket, Packet, Queue, Wait, Waker, Written,
 };
@@ -62,12 +62,21 @@ impl<P> Shared<P> {
 
 impl<P: Protocol + Send + 'static> Device for Component<P> {
     fn offer(&self) -> Offer {
-        Offer::pipe(P::SERVICE.class(), P::SERVICE.instance(), PIPE_TYPE_MESSAGE)
+        let mut offer = Offer::pipe(P::SERVICE.class(), P::SERVICE.instance(), PIPE_TYPE_MESSAGE);
+        // All that the guest ever says are answers, and none is urgent: it need not leave its processor for them.
+        offer.flags |= OfferFlags::REQUEST_MONITORED_NOTIFICATION;
+        offer
     }
 
     fn open(&self, _queue: &mut Queue) -> Result<Box<dyn Handler>, ChannelError> {
         self.0.lock().open();
-        Ok(Box::new(Channel { shared: self.0.clone(), packet: Packet::default(), deadline: None, sent: 0 }))
+        Ok(Box::new(Channel {
+            shared: self.0.clone(),
+            packet: Packet::default(),
+            deadline: None,
+            awaits_answer: false,
+            sent: 0,
+        }))
     }
 }
 
@@ -76,6 +85,7 @@ struct Channel<P: Protocol> {
     shared: Arc<Shared<P>>,
     packet: Packet,
     deadline: Option<Instant>,
+    awaits_answer: bool,
     sent: u64,
 }
 
@@ -96,6 +106,7 @@ impl<P: Protocol + Send> Handler for Channel<P> {
             self.sent = self.sent.wrapping_add(1);
             session.sent();
         }
+        self.awaits_answer = session.awaits_answer();
         self.deadline = session.deadline().map(|deadline| self.shared.epoch + deadline);
         Ok(())
     }
@@ -104,6 +115,9 @@ impl<P: Protocol + Send> Handler for Channel<P> {
         wait.readable(self.shared.waker.source());
         if let Some(deadline) = self.deadline {
             wait.until(deadline);
+        }
+        if self.awaits_answer {
+            wait.for_answer();
         }
     }
 }

@@ -242,6 +242,11 @@ impl<P: Protocol> Session<P> {
         }
     }
 
+    /// Whether the guest has yet to answer what was sent.
+    pub fn awaits_answer(&self) -> bool {
+        self.outstanding.is_some() && self.unsent.is_none()
+    }
+
     /// Gives up on a request whose time is over. If it could not even be sent, it is taken back.
     fn expire(&mut self, now: Duration) {
         let late =

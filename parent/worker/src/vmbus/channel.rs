@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parterre_partition::Partition;
 use parterre_vmbus_server::bus::OfferId;
-use parterre_vmbus_server::state::OpenRequest;
+use parterre_vmbus_server::state::{Monitor, OpenRequest};
 use parterre_vmbus_server::{ChannelError, ChannelPort, Gpadl, Handler, Queue, Waker, pump};
 use vm_memory::VolatileMemory;
 
@@ -27,6 +27,7 @@ pub(super) struct Channel {
     sint: u8,
     vp: AtomicU32,
     interrupt_page: Option<u64>,
+    pub(super) monitor: Option<Monitor>,
     /// Wakes the thread.
     pub(super) waker: Waker,
     stop: AtomicBool,
@@ -42,6 +43,7 @@ impl Channel {
             sint: request.target.sint,
             vp: AtomicU32::new(request.target.vp),
             interrupt_page: request.interrupt_page,
+            monitor: request.monitor,
             waker: Waker::new()?,
             stop: AtomicBool::new(false),
             open: Mutex::new(None),

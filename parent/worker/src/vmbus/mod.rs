@@ -11,6 +11,7 @@
 mod call;
 mod channel;
 mod messages;
+mod monitor;
 mod pump;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use rustix::event::{Timespec, poll};
 
 use super::VmBus;
 use super::channel::{Channel, Open, Port};
+use super::monitor::Watch;
 
 /// Stack of a channel's thread.
 const STACK_SIZE: usize = 256 << 10;
@@ -68,8 +69,9 @@ fn run(
     let mut queue = Queue::new(request.facts, bus.0.memory.clone(), port, rings, request.downstream_page)?;
     let handler = device.open(&mut queue)?;
     *channel.open() = Some(Open { queue, handler, failed: None });
+    let watch = channel.monitor.map(|monitor| Watch::begin(&*bus.0.memory, monitor, channel.number));
     bus.with_server(|server| server.opened(channel.number));
-    let ended = serve(channel);
+    let ended = serve(channel, watch);
     // Nobody finds it any more when it goes.
     let open = channel.open().take();
     drop(open);
@@ -77,16 +79,25 @@ fn run(
 }
 
 /// Runs the handler and waits, in turns, until the channel is to end.
-fn serve(channel: &Channel) -> Result<(), ChannelError> {
+fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelError> {
     while !channel.is_stopped() {
         let mut wait = Wait::default();
+        if let Some(watch) = &watch {
+            watch.take_signal();
+        }
         let turn = match channel.open().as_mut() {
             Some(open) => one_turn(open, &mut wait)?,
             None => return Ok(()),
         };
         if turn == Turn::Wait {
             wait.readable(channel.waker.source());
-            sleep(&wait)?;
+            if let Some(watch) = &mut watch {
+                watch.look_again(&mut wait);
+            }
+            let woken = sleep(&wait)?;
+            if let Some(watch) = watch.as_mut().filter(|_| woken) {
+                watch.begin_anew();
+            }
             channel.waker.clear();
         }
     }
@@ -102,13 +113,14 @@ fn one_turn(open: &mut Open, wait: &mut Wait) -> Result<Turn, ChannelError> {
     Ok(turn)
 }
 
-/// Sleeps until the guest signals, the channel is to end, or a source of the handler's is ready.
-fn sleep(wait: &Wait) -> Result<(), ChannelError> {
+/// Sleeps until the guest signals, the channel is to end, or a source of the handler's is ready; says whether one of these
+/// was it, or only the time.
+fn sleep(wait: &Wait) -> Result<bool, ChannelError> {
     let left = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut wait.fds(), timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(std::io::Error::from(error).into()),
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(std::io::Error::from(error).into()),
     }
-    Ok(())
 }

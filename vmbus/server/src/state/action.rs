@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use parterre_vmbus_protocol::message::MessageType;
+use parterre_vmbus_protocol::monitor::MonitorId;
 use parterre_vmbus_ring::Gpadl;
 
 use crate::ChannelFacts;
@@ -15,6 +16,15 @@ pub struct Target {
     pub vp: u32,
     /// SINT.
     pub sint: u8,
+}
+
+/// Where the guest sets a bit instead of signalling a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Monitor {
+    /// Guest-physical address of the page.
+    pub page: u64,
+    /// Its places in it.
+    pub id: MonitorId,
 }
 
 /// A channel that the guest wants open.
@@ -34,6 +44,8 @@ pub struct OpenRequest {
     pub target: Target,
     /// Before Windows 8 channels have no event flags: their bit in this page is set and flag 0 raised.
     pub interrupt_page: Option<u64>,
+    /// The guest was told to set a bit instead of signalling: somebody has to look.
+    pub monitor: Option<Monitor>,
 }
 
 /// Something that the worker has to do.

@@ -134,6 +134,7 @@ impl Server {
             downstream_page: message.downstream_page_offset,
             target,
             interrupt_page: self.connection.interrupt_page(),
+            monitor: self.monitor(number),
         })
     }
 

@@ -1,10 +1,10 @@
 //! Contact, versions, unload: whether a guest is connected at all.
 
-use parterre_vmbus_protocol::Version;
 use parterre_vmbus_protocol::message::{
     Header, InitiateContact, MESSAGE_CONNECTION_ID_4, MessageType, VMBUS_SINT, VersionResponse,
     VersionResponse2,
 };
+use parterre_vmbus_protocol::{PAGE_SIZE, Version};
 
 use super::{MessageError, Server, Target};
 
@@ -32,6 +32,8 @@ pub(super) struct Connection {
     state: State,
     target: Target,
     interrupt_page: Option<u64>,
+    /// Where the guest sets bits instead of signalling.
+    monitor_page: Option<u64>,
     /// The guest has asked for the offers, and hears of new ones.
     pub(super) offers_requested: bool,
 }
@@ -52,6 +54,11 @@ impl Connection {
     /// The interrupt page, in the versions that use it for signals.
     pub(super) fn interrupt_page(&self) -> Option<u64> {
         self.interrupt_page.filter(|_| self.version().is_some_and(|version| version < Version::WIN8))
+    }
+
+    /// The page of the guest's monitored signals, if it gave one.
+    pub(super) fn monitor_page(&self) -> Option<u64> {
+        self.monitor_page
     }
 }
 
@@ -103,6 +110,8 @@ impl Server {
         connection.target.vp = if message.target_vp < self.config.processors { message.target_vp } else { 0 };
         connection.target.sint = VMBUS_SINT;
         connection.interrupt_page = None;
+        let page = message.monitor_page2;
+        connection.monitor_page = (page != 0 && page.is_multiple_of(PAGE_SIZE as u64)).then_some(page);
         if version >= Version::WIN10_V5 {
             let sint = message.interrupt_page_or_target as u8;
             connection.target.sint = if (1..SINTS).contains(&sint) { sint } else { VMBUS_SINT };

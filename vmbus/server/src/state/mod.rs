@@ -8,8 +8,8 @@
 //! The worker runs each channel: it is told to [open](Action::Open) and to [close](Action::Close) one, and says when that
 //! has happened. Until then memory of the channel is not given back to the guest and no reset completes.
 //!
-//! Sources: Linux `drivers/hv/connection.c`, `channel.c`, `channel_mgmt.c`. Not offered: monitored notifications (every
-//! guest falls back to signals by hypercall), reserved channels, confidential channels, VTLs but 0.
+//! Sources: Linux `drivers/hv/connection.c`, `channel.c`, `channel_mgmt.c`. Not offered: reserved channels, confidential
+//! channels, VTLs but 0.
 
 mod action;
 mod channel;
@@ -27,7 +27,7 @@ use parterre_vmbus_protocol::message::{Header, MessageType};
 use parterre_vmbus_ring::Gpadl;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use action::{Action, MessageError, OpenRequest, Target};
+pub use action::{Action, MessageError, Monitor, OpenRequest, Target};
 use channel::Channel;
 pub use channel::{EVENT_CONNECTION_BASE, MAX_CHANNELS};
 use connection::Connection;

@@ -3,11 +3,12 @@
 use parterre_vmbus_protocol::message::{
     ChannelMessage, Header, MessageType, OfferChannel, TlConnectRequest, TlConnectResult,
 };
+use parterre_vmbus_protocol::monitor::MonitorId;
 use parterre_vmbus_protocol::offer::{ChannelOffer, OfferFlags};
 use parterre_vmbus_protocol::{Guid, Version};
 
 use super::channel::{Channel, EVENT_CONNECTION_BASE, MAX_CHANNELS};
-use super::{Action, MessageError, Server};
+use super::{Action, MessageError, Monitor, Server};
 use crate::Offer;
 use crate::bus::{ConnectRequest, OfferError, OfferId};
 
@@ -139,6 +140,7 @@ impl Server {
 
     /// Tells the guest of a channel.
     fn announce(&mut self, number: u32) {
+        let monitor = self.monitor(number);
         let Some(channel) = self.channels.get_mut(&number) else { return };
         let Some(device) = self.devices.get(&channel.device) else { return };
         channel.announced = true;
@@ -157,12 +159,22 @@ impl Server {
                 reserved3: 0,
             },
             channel_id: number,
-            monitor_id: NO_MONITOR,
-            monitor_allocated: 0,
+            monitor_id: monitor.map_or(NO_MONITOR, |monitor| monitor.id.value()),
+            monitor_allocated: monitor.is_some().into(),
             is_dedicated: dedicated.into(),
             connection_id: EVENT_CONNECTION_BASE + number,
         };
         self.send(&message);
+    }
+
+    /// Where the guest announces the signals of a channel whose device has asked for that. Channels beyond the page's
+    /// room signal by hypercall.
+    pub(super) fn monitor(&self, number: u32) -> Option<Monitor> {
+        let device = self.devices.get(&self.channels.get(&number)?.device)?;
+        if !device.offer.flags.contains(OfferFlags::REQUEST_MONITORED_NOTIFICATION) {
+            return None;
+        }
+        Some(Monitor { page: self.connection.monitor_page()?, id: MonitorId::new(number)? })
     }
 
     /// Takes a device and its sub-channels away from the guest.

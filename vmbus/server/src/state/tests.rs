@@ -189,22 +189,48 @@ fn every_version_is_spoken_and_no_other() {
     assert!(matches!(rig.header(MessageType::REQUEST_OFFERS), Err(MessageError::NotConnected(_))));
 }
 
-/// Signals by hypercall reach the server at once and cost nothing while there are none; pages that are looked at now and then
-/// would do neither. No version needs them: a guest uses them for channels whose offer says so.
 #[test]
-fn whatever_monitor_pages_a_guest_gives_its_signals_are_calls() {
+fn only_channels_that_ask_for_it_are_monitored_and_only_with_a_page() {
     for version in Version::ALL.into_iter().filter(|version| *version <= CONFIG.max_version) {
-        for pages in [[0, 0], [0x1000, 0x2000], [u64::MAX, 3], [0x1000, 0x1000]] {
+        for (pages, page) in [
+            ([0, 0], None),
+            ([0x1000, 0], None),
+            ([u64::MAX, 3], None),
+            ([0x1000, 0x2000], Some(0x2000)),
+            ([0x1000, 0x1000], Some(0x1000)),
+        ] {
             let mut rig = Rig::new();
             rig.server.offer(offer(1)).unwrap();
+            let mut monitored = offer(2);
+            monitored.flags |= OfferFlags::REQUEST_MONITORED_NOTIFICATION;
+            rig.server.offer(monitored).unwrap();
             rig.contact_with(version, pages);
             rig.header(MessageType::REQUEST_OFFERS).unwrap();
             let offered: OfferChannel = rig.last(MessageType::OFFER_CHANNEL);
-            assert_eq!((offered.monitor_allocated, offered.monitor_id), (0, 0xFF), "{version}");
-            let monitored = OfferFlags::REQUEST_MONITORED_NOTIFICATION.bits();
-            assert_eq!(offered.offer.flags & monitored, 0, "{version}");
+            let expected = if page.is_some() { (1, offered.channel_id as u8) } else { (0, 0xFF) };
+            assert_eq!((offered.monitor_allocated, offered.monitor_id), expected, "{version}");
+            rig.gpadl(2, GPADL, 4);
+            rig.open(2, GPADL).unwrap();
+            assert_eq!(rig.open[&2].monitor.map(|monitor| monitor.page), page, "{version}");
+            rig.gpadl(1, GPADL + 1, 4);
+            rig.open(1, GPADL + 1).unwrap();
+            assert_eq!(rig.open[&1].monitor, None, "{version}");
         }
     }
+}
+
+#[test]
+fn channels_beyond_the_monitor_pages_room_signal_by_call() {
+    let mut rig = Rig::new();
+    for number in 1..=130 {
+        let mut monitored = offer(number);
+        monitored.flags |= OfferFlags::REQUEST_MONITORED_NOTIFICATION;
+        rig.server.offer(monitored).unwrap();
+    }
+    rig.contact_with(Version::WIN10_V5_3, [0x1000, 0x2000]);
+    rig.header(MessageType::REQUEST_OFFERS).unwrap();
+    let offered: OfferChannel = rig.last(MessageType::OFFER_CHANNEL);
+    assert_eq!((offered.channel_id, offered.monitor_allocated), (130, 0));
 }
 
 #[test]
