@@ -95,6 +95,19 @@ fn go_and_come(session: &mut Session) -> Result<()> {
     )?;
     succeed(session, "parterre vm integration enable switched heartbeat")?;
     shows(session, "switched", "^Heartbeat: +running 3\\.0, OK$")?;
+    // Faster than the guest can follow.
+    let turns = "for i in $(seq 4); do for to in disable enable; do for service in heartbeat time-sync shutdown data-exchange; do \
+                 parterre vm integration $to switched $service >/dev/null || exit 1; done; done; done";
+    succeed_in(session, turns, LONG)?;
+    for line in ["^Heartbeat: +running 3\\.0, OK$", "^Time Synchronization: +running", "^Shutdown: +running"]
+    {
+        shows(session, "switched", line)?;
+    }
+    let asked = "dmesg | grep -cE 'cut here|BUG|Oops'; echo ask''ed\n";
+    let said = console(session, "switched", &[("", "\n"), (PROMPT, asked), ("asked", "")])?;
+    let complaints =
+        said.rsplit("asked").nth(1).and_then(|said| said.trim().lines().last()).unwrap_or_default();
+    ensure!(complaints.trim() == "0", "The guest's kernel complains: {said}");
     remove(session, "switched")
 }
 

@@ -23,7 +23,7 @@ const NO_MONITOR: u8 = 0xFF;
 
 /// A device on the bus.
 pub(super) struct DeviceState {
-    offer: Offer,
+    pub(super) offer: Offer,
     /// Channel of the device itself.
     primary: u32,
     /// Its channels by sub-channel index, the first being index 1.
@@ -44,15 +44,16 @@ impl DeviceState {
     }
 
     fn has_ids(&self, interface: Guid, instance: Guid) -> bool {
-        !self.removed && self.offer.interface == interface && self.offer.instance == instance
+        self.offer.interface == interface && self.offer.instance == instance
     }
 }
 
 impl Server {
-    /// Puts a device on the bus.
+    /// Puts a device on the bus. If one with the same ids has just been taken away, the guest is told of the new one when it has let
+    /// go of the old one: guests know a device by its ids, and Linux would take one for the other.
     pub fn offer(&mut self, offer: Offer) -> Result<OfferId, OfferError> {
         let Offer { interface, instance, .. } = offer;
-        if self.devices.values().any(|device| device.has_ids(interface, instance)) {
+        if self.devices.values().any(|device| !device.removed && device.has_ids(interface, instance)) {
             return Err(OfferError::Exists { interface, instance });
         }
         let primary = self.free_channel().ok_or(OfferError::Full(MAX_CHANNELS as usize))?;
@@ -62,9 +63,7 @@ impl Server {
         let device = DeviceState { offer, primary, subchannels, rescinded: false, removed: false };
         self.devices.insert(id, device);
         self.channels.insert(primary, Channel::new(id, 0));
-        if self.connection.offers_requested {
-            self.announce(primary);
-        }
+        self.announce_new();
         Ok(id)
     }
 
@@ -114,10 +113,7 @@ impl Server {
         if std::mem::replace(&mut self.connection.offers_requested, true) {
             return Err(MessageError::Repeated(MessageType::REQUEST_OFFERS));
         }
-        let primaries: Vec<u32> = self.devices.values().map(|device| device.primary).collect();
-        for primary in primaries {
-            self.announce(primary);
-        }
+        self.announce_new();
         self.send(&Header::new(MessageType::ALL_OFFERS_DELIVERED));
         Ok(())
     }
@@ -136,6 +132,30 @@ impl Server {
         self.close_channel(number);
         self.remove_if_done(number);
         Ok(())
+    }
+
+    /// Tells the guest of devices that it has not been told of, but for those whose ids it still knows from another one.
+    fn announce_new(&mut self) {
+        if !self.connection.offers_requested {
+            return;
+        }
+        let is_known = |offer: &Offer| {
+            let mut known = self.channels.values().filter(|channel| channel.announced && !channel.released);
+            known.any(|channel| {
+                let device = self.devices.get(&channel.device);
+                device.is_some_and(|device| device.has_ids(offer.interface, offer.instance))
+            })
+        };
+        let is_new = |device: &DeviceState| {
+            let primary = self.channels.get(&device.primary);
+            primary.is_some_and(|channel| !channel.announced && !channel.rescinded)
+                && !is_known(&device.offer)
+        };
+        let new: Vec<u32> =
+            self.devices.values().filter(|device| is_new(device)).map(|device| device.primary).collect();
+        for primary in new {
+            self.announce(primary);
+        }
     }
 
     /// Tells the guest of a channel.
@@ -228,6 +248,7 @@ impl Server {
         if self.forget_if_left(id) && socket_gone {
             self.actions.push_back(Action::Removed(id));
         }
+        self.announce_new();
     }
 
     /// Forgets a device that is gone for good when its last channel is. The guest may let go of the channels in any order.

@@ -460,8 +460,45 @@ fn the_same_device_is_offered_once() {
     rig.server.rescind(id);
     // Its place is free for a new one before the guest has let go of the old one.
     rig.server.offer(offer(0)).unwrap();
+    assert!(matches!(rig.server.offer(offer(0)), Err(crate::bus::OfferError::Exists { .. })));
+}
+
+/// A guest never knows of two devices with the same ids.
+#[test]
+fn a_device_that_comes_again_waits_until_the_guest_has_let_go() {
+    let mut rig = Rig::connected(Version::WIN10_V5, 1);
+    rig.slow = true;
+    rig.gpadl(1, GPADL, 4);
+    rig.open(1, GPADL).unwrap();
+    let id = rig.server.channels[&1].device;
+    rig.server.rescind(id);
+    let again = rig.server.offer(offer(0)).unwrap();
+    rig.work();
+    assert_eq!(rig.count(MessageType::OFFER_CHANNEL), 1);
+    // Another device is not held up.
+    rig.server.offer(offer(1)).unwrap();
+    rig.work();
+    assert_eq!({ rig.last::<OfferChannel>(MessageType::OFFER_CHANNEL).channel_id }, 3);
+    rig.about(MessageType::CLOSE_CHANNEL, 1).unwrap();
+    rig.about(MessageType::RELID_RELEASED, 1).unwrap();
+    assert_eq!(rig.count(MessageType::OFFER_CHANNEL), 2, "the worker still works on it");
+    rig.finish_closing();
     rig.work();
     assert_eq!({ rig.last::<OfferChannel>(MessageType::OFFER_CHANNEL).channel_id }, 2);
+    // One that is taken away again before the guest has heard of it was never there.
+    rig.server.rescind(again);
+    rig.work();
+    let third = rig.server.offer(offer(0)).unwrap();
+    rig.server.rescind(third);
+    rig.server.offer(offer(0)).unwrap();
+    rig.work();
+    assert_eq!(rig.count(MessageType::OFFER_CHANNEL), 3);
+    rig.about(MessageType::RELID_RELEASED, 2).unwrap();
+    assert_eq!(rig.count(MessageType::OFFER_CHANNEL), 4);
+    // A new guest knows of nothing.
+    rig.contact(Version::WIN10_V5);
+    rig.header(MessageType::REQUEST_OFFERS).unwrap();
+    assert_eq!(rig.count(MessageType::OFFER_CHANNEL), 6);
 }
 
 #[test]
@@ -554,6 +591,17 @@ impl Rig {
         }
         assert!(self.open.keys().all(|number| server.channels.contains_key(number)));
         assert!(server.gpadls.is_within_limits());
+        let known = server.channels.values().filter(|channel| channel.announced && !channel.released);
+        let ids = known.filter(|channel| channel.index == 0).map(|channel| {
+            let offer = &server.devices[&channel.device].offer;
+            (offer.interface, offer.instance)
+        });
+        let mut ids: Vec<_> =
+            ids.map(|(interface, instance)| [interface, instance].map(Guid::to_u128)).collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "the guest knows of two devices with the same ids");
     }
 }
 
