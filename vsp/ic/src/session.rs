@@ -242,9 +242,9 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    /// Whether the guest has yet to answer what was sent.
+    /// Whether the guest has yet to answer, or first to make room for what is to be sent.
     pub fn awaits_answer(&self) -> bool {
-        self.outstanding.is_some() && self.unsent.is_none()
+        self.outstanding.is_some()
     }
 
     /// Gives up on a request whose time is over. If it could not even be sent, it is taken back.
