@@ -305,6 +305,11 @@ pub trait Vcpu: Send {
     fn set_nmi_masked(&mut self, masked: bool);
     /// Asks for [`Exit::InterruptWindow`] as soon as an interrupt of this vector could be taken (RFLAGS.IF, shadow, CR8).
     fn request_interrupt_window(&mut self, vector: Option<u8>);
+    /// Has the next run deliver an interrupt as soon as it can be taken, which saves the exit. A machine that cannot asks for
+    /// the window instead. Takes the place of a window that was asked for.
+    fn offer_interrupt(&mut self, vector: u8);
+    /// Ends the offer; says whether the run has delivered the interrupt.
+    fn end_offer(&mut self) -> bool;
     /// Asks for [`Exit::NmiWindow`] as soon as an NMI could be taken.
     fn request_nmi_window(&mut self, request: bool);
     /// Sets whether HLT exits. A child's always does; the parent's does while the hypervisor has timers to watch.

@@ -19,6 +19,7 @@ mod page;
 pub mod registers;
 pub mod signal;
 pub mod tap;
+pub mod thread;
 mod vp;
 
 pub use create::{Hypervisor, PartitionConfig};

@@ -91,6 +91,11 @@ pub trait Handler: Send {
         Ok(Visit::Refused)
     }
 
+    /// Requests of the guest's that have been taken and not been answered yet.
+    fn under_way(&self) -> u32 {
+        0
+    }
+
     /// What to wait for besides the guest's signals, asked after each run.
     fn wait(&self, wait: &mut Wait) {
         let _ = wait;

@@ -13,6 +13,7 @@
 pub mod bus;
 mod device;
 mod error;
+pub mod pace;
 pub mod pump;
 mod queue;
 pub mod state;

@@ -1,5 +1,6 @@
 //! One turn of an open channel: what its thread does between two waits.
 
+use crate::pace::Pace;
 use crate::{ChannelError, Handler, Queue, Visit};
 
 /// Most runs in one turn: a guest that fills the ring without end must not keep the thread from noticing that the channel
@@ -17,9 +18,15 @@ pub enum Turn {
 }
 
 /// Lets a handler do what is quickly done. Says whether nothing is left that a turn would do.
-pub fn visit(queue: &mut Queue, handler: &mut dyn Handler) -> Result<bool, ChannelError> {
+pub fn visit(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> Result<bool, ChannelError> {
     queue.begin()?;
-    match handler.visit(queue)? {
+    if pace.is_deep() {
+        // More packets need no signal until the thread has looked.
+        return Ok(false);
+    }
+    let visit = handler.visit(queue)?;
+    pace.visited(queue.taken());
+    match visit {
         Visit::Done => Ok(!queue.end()?),
         Visit::Rest => queue.flush().map(|()| false),
         // The turn that follows finds the ring as it is.
@@ -28,10 +35,11 @@ pub fn visit(queue: &mut Queue, handler: &mut dyn Handler) -> Result<bool, Chann
 }
 
 /// Runs a handler until there is nothing to do.
-pub fn turn(queue: &mut Queue, handler: &mut dyn Handler) -> Result<Turn, ChannelError> {
+pub fn turn(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> Result<Turn, ChannelError> {
     for _ in 0..MAX_RUNS {
         queue.begin()?;
         handler.run(queue)?;
+        pace.ran(queue.taken(), handler.under_way());
         if !queue.end()? {
             return Ok(Turn::Wait);
         }

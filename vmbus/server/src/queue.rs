@@ -42,6 +42,8 @@ pub struct Queue {
     outgoing: Outgoing,
     /// In this run the handler has been told that there is no packet.
     drained: bool,
+    /// Packets that were taken in this run.
+    taken: u32,
 }
 
 impl Queue {
@@ -58,7 +60,7 @@ impl Queue {
         let second = rings.len().checked_sub(split).ok_or(RingError::Size(rings.len()))?;
         let incoming = Incoming::new(memory.clone(), &rings.part(0, split)?)?;
         let outgoing = Outgoing::new(memory.clone(), &rings.part(split, second)?)?;
-        Ok(Queue { facts, memory, port, incoming, outgoing, drained: false })
+        Ok(Queue { facts, memory, port, incoming, outgoing, drained: false, taken: 0 })
     }
 
     /// 0 for the first channel of a device, else the sub-channel's index.
@@ -85,6 +87,7 @@ impl Queue {
     pub fn read(&mut self, packet: &mut Packet) -> Result<bool, ChannelError> {
         let there = self.incoming.read(packet)?;
         self.drained = !there;
+        self.taken = self.taken.saturating_add(there.into());
         Ok(there)
     }
 
@@ -122,9 +125,15 @@ impl Queue {
         self.port.offer_subchannels(count)
     }
 
+    /// Packets that were taken in this run.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken
+    }
+
     /// Before a run: the guest need not signal packets.
     pub(crate) fn begin(&mut self) -> Result<(), ChannelError> {
         self.drained = false;
+        self.taken = 0;
         Ok(self.incoming.mask_signals(true)?)
     }
 

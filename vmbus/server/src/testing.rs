@@ -24,6 +24,7 @@ use parterre_vmbus_ring::{Buffer, Gpadl, Head, Incoming, Memory, Outgoing, PAGE_
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 
+use crate::pace::Pace;
 use crate::pump::{Turn, turn, visit};
 use crate::{ChannelError, ChannelFacts, ChannelPort, Device, Handler, Queue};
 
@@ -159,7 +160,7 @@ impl FakeGuest {
         let out = Outgoing::new(self.memory(), &rings.part(0, self.ring_size)?)?;
         let incoming = Incoming::new(self.memory(), &rings.part(self.ring_size, self.ring_size)?)?;
         let handler = device.open(&mut queue)?;
-        let mut channel = FakeChannel { queue, handler, out, incoming, rings: base };
+        let mut channel = FakeChannel { queue, handler, pace: Pace::default(), out, incoming, rings: base };
         channel.run()?;
         Ok(channel)
     }
@@ -171,6 +172,8 @@ pub struct FakeChannel {
     pub queue: Queue,
     /// The device's handler. Dropping the channel drops it: that is the close.
     pub handler: Box<dyn Handler>,
+    /// Who takes the packets.
+    pub pace: Pace,
     out: Outgoing,
     incoming: Incoming,
     /// Address of the rings, for tests that spoil them: the guest's out-ring first.
@@ -220,13 +223,13 @@ impl FakeChannel {
 
     /// Lets the device run until it has nothing to do.
     pub fn run(&mut self) -> Result<(), ChannelError> {
-        while turn(&mut self.queue, &mut *self.handler)? == Turn::Again {}
+        while turn(&mut self.queue, &mut *self.handler, &mut self.pace)? == Turn::Again {}
         Ok(())
     }
 
     /// Lets the device do what is quickly done; says whether nothing is left that a run would do.
     pub fn visit(&mut self) -> Result<bool, ChannelError> {
-        visit(&mut self.queue, &mut *self.handler)
+        visit(&mut self.queue, &mut *self.handler, &mut self.pace)
     }
 
     /// The next packet of the device's.

@@ -557,6 +557,10 @@ impl Handler for Channel {
         Ok(if done? { Visit::Done } else { Visit::Rest })
     }
 
+    fn under_way(&self) -> u32 {
+        (DEPTH - self.free.len()) as u32
+    }
+
     fn wait(&self, wait: &mut Wait) {
         self.engine.wait(wait);
         if self.negotiation.is_some() {

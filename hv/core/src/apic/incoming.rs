@@ -185,6 +185,12 @@ impl Incoming {
         self.request[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
+    /// Requests `vector` again, as it was before it was [taken](Self::take_request).
+    pub fn give_back(&self, vector: u8) {
+        let (word, bit) = split(vector);
+        self.request[word].fetch_or(bit, Ordering::AcqRel);
+    }
+
     pub(super) fn request_word(&self, word: u8) -> u32 {
         self.request[usize::from(word & 7)].load(Ordering::Acquire)
     }

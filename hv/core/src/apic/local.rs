@@ -204,10 +204,15 @@ impl LocalApic {
     pub fn acknowledge(&mut self, incoming: &Incoming, vector: u8, auto_eoi: bool) -> bool {
         let taken = incoming.take_request(vector);
         if taken && !auto_eoi {
-            let (word, bit) = split(vector);
-            self.in_service[word] |= bit;
+            self.begin_service(vector);
         }
         taken
+    }
+
+    /// The processor has taken `vector`, which was requested no more.
+    pub fn begin_service(&mut self, vector: u8) {
+        let (word, bit) = split(vector);
+        self.in_service[word] |= bit;
     }
 
     /// Ends the highest interrupt in service; gives its vector and whether it was level-triggered.

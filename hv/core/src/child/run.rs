@@ -88,6 +88,7 @@ impl<M: Machine> ParentVp<M> {
             lp: self.lp.index,
             watched,
             timers_due: true,
+            waiting: None,
             messages_due: true,
             deadlines_changed: true,
         };
@@ -122,6 +123,8 @@ struct Run<'a, M: Machine> {
     watched: Watched,
     /// Timers have to be looked at.
     timers_due: bool,
+    /// An interrupt that is requested and cannot be taken yet.
+    waiting: Option<u8>,
     /// Messages that wait may find their slots free.
     messages_due: bool,
     /// The processor's timer has to be armed: a deadline may have changed since it was.
@@ -315,8 +318,31 @@ impl<M: Machine> Run<'_, M> {
             self.inject_interrupt();
         }
         // What is left waits for RFLAGS.IF, for the shadow to end, for a lower task priority, or for an EOI (which exits).
-        let waiting = self.inner.apic.highest_pending(&self.vp.incoming, 0).or(self.ext_int());
-        self.inner.vcpu.request_interrupt_window(waiting);
+        self.waiting = self.inner.apic.highest_pending(&self.vp.incoming, 0);
+        if self.waiting.is_none() {
+            self.inner.vcpu.request_interrupt_window(self.ext_int());
+        }
+    }
+
+    /// Has the interrupt that waits delivered as soon as the guest can take it. Meanwhile it is not requested, so that another
+    /// one of its vector is news.
+    fn offer_interrupt(&mut self) -> Option<u8> {
+        let vector = self.waiting.take().filter(|vector| self.vp.incoming.take_request(*vector))?;
+        self.inner.vcpu.offer_interrupt(vector);
+        if !self.vp.synic.is_auto_eoi(vector) {
+            self.inner.offer_no_eoi(&self.hv.machine, self.vp, vector);
+        }
+        Some(vector)
+    }
+
+    /// What has become of the interrupt that was offered.
+    fn end_offer(&mut self, vector: u8) {
+        if !self.inner.vcpu.end_offer() {
+            self.inner.require_eoi(&self.hv.machine);
+            self.vp.incoming.give_back(vector);
+        } else if !self.vp.synic.is_auto_eoi(vector) {
+            self.inner.apic.begin_service(vector);
+        }
     }
 
     fn inject_interrupt(&mut self) {
@@ -358,6 +384,7 @@ impl<M: Machine> Run<'_, M> {
                 // has waiting may be more urgent.
                 let class = if wanted.interrupt_priority() == 0 { 0xF } else { wanted.interrupt_priority() };
                 let waiting = self.inner.apic.highest_pending(&self.vp.incoming, 0).unwrap_or(0);
+                self.waiting = None;
                 self.inner.vcpu.request_interrupt_window(Some(waiting.max(class << 4 | 0xF)));
             }
             return None;
@@ -406,11 +433,15 @@ impl<M: Machine> Run<'_, M> {
 
     /// Enters guest mode once.
     fn enter(&mut self, parent: &mut ParentVp<M>, processor: &mut M::Processor) -> Option<End> {
+        let offered = if self.waiting.is_some() { self.offer_interrupt() } else { None };
         let Inner { vcpu, translations_seen, .. } = &mut *self.inner;
         let generation = || self.child.generation_of(self.vp);
         self.vp.presence.enter(generation, translations_seen, || vcpu.flush_tlb());
         let exit = vcpu.run(processor);
         self.vp.presence.leave();
+        if let Some(vector) = offered {
+            self.end_offer(vector);
+        }
         self.inner.look_for_eoi(&self.hv.machine, self.vp);
         self.handle(exit, parent, processor)
     }

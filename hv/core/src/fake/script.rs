@@ -93,7 +93,11 @@ impl Script {
         loop {
             let mut step = self.steps.get().pop_front()?;
             match step(vcpu) {
-                Flow::Next => (),
+                Flow::Next => {
+                    if let Some(exit) = vcpu.window() {
+                        return Some(exit);
+                    }
+                }
                 Flow::Exit(exit) => return Some(exit),
                 Flow::Again(exit) => {
                     self.steps.get().push_front(step);

@@ -28,10 +28,21 @@ pub struct FakeVcpu {
     shadow: bool,
     nmi_masked: bool,
     interrupt_window: Option<u8>,
+    offer: Offer,
+    /// The machine cannot deliver what is offered.
+    exits_for_offers: bool,
     nmi_window: bool,
     halt_intercepted: bool,
     intercepted_exceptions: u32,
     loaded_on: Option<usize>,
+}
+
+/// What has become of an interrupt that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    None,
+    Waits(u8),
+    Delivered,
 }
 
 impl FakeVcpu {
@@ -56,6 +67,8 @@ impl FakeVcpu {
             shadow: false,
             nmi_masked: false,
             interrupt_window: None,
+            offer: Offer::None,
+            exits_for_offers: false,
             nmi_window: false,
             halt_intercepted: !parent,
             intercepted_exceptions: 0,
@@ -104,6 +117,11 @@ impl FakeVcpu {
         self.space.write(gpa, bytes).map_err(|fault| slat_fault(fault.0, Access::WRITE))
     }
 
+    /// From now on it asks for windows where interrupts are offered, as machines do that cannot deliver them.
+    pub fn exit_for_offers(&mut self) {
+        self.exits_for_offers = true;
+    }
+
     /// Whether exceptions of `vector` exit.
     pub fn intercepts_exception(&self, vector: u8) -> bool {
         self.intercepted_exceptions >> vector & 1 != 0
@@ -126,14 +144,20 @@ impl FakeVcpu {
         processor.local.pending(processor.machine.tsc()).then_some(Exit::Interrupt)
     }
 
-    /// The window exit that is due before the next instruction.
-    fn window(&mut self) -> Option<Exit> {
+    /// The window exit that is due between two instructions.
+    pub(super) fn window(&mut self) -> Option<Exit> {
         let interruptible = self.get(Reg::Rflags) & INTERRUPTS != 0 && !self.shadow;
         let priority = self.get(Reg::Cr8) & 0xf;
         if self.nmi_window && !self.nmi_masked && !self.shadow {
             return Some(Exit::NmiWindow);
         }
         let open = |vector: u8| interruptible && u64::from(vector >> 4) > priority;
+        if let Offer::Waits(vector) = self.offer
+            && open(vector)
+        {
+            self.offer = Offer::Delivered;
+            self.script.note_delivered(Event::Interrupt(vector));
+        }
         self.interrupt_window.is_some_and(open).then_some(Exit::InterruptWindow)
     }
 }
@@ -271,6 +295,18 @@ impl Vcpu for FakeVcpu {
 
     fn request_interrupt_window(&mut self, vector: Option<u8>) {
         self.interrupt_window = vector;
+    }
+
+    fn offer_interrupt(&mut self, vector: u8) {
+        if self.exits_for_offers {
+            self.interrupt_window = Some(vector);
+        } else {
+            (self.interrupt_window, self.offer) = (None, Offer::Waits(vector));
+        }
+    }
+
+    fn end_offer(&mut self) -> bool {
+        std::mem::replace(&mut self.offer, Offer::None) == Offer::Delivered
     }
 
     fn request_nmi_window(&mut self, request: bool) {

@@ -10,6 +10,7 @@ mod convention;
 mod devices;
 mod enlightened;
 mod guests;
+mod offers;
 mod pages;
 mod parent_registers;
 mod play;

@@ -2,7 +2,7 @@
 
 use parterre_core::machine::{Event, Exit, Processor, Vcpu as _, gpr};
 
-use super::vmcb::{Clean, Intercepts, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_IRQ, exit_code};
+use super::vmcb::{Clean, Intercepts, TLB_FLUSH_ALL, TLB_FLUSH_ASID, V_INTR_VECTOR_SHIFT, V_IRQ, exit_code};
 use super::{exit, processor, switch};
 use crate::processor::LogicalProcessor;
 use crate::vcpu::asid::AddressSpaceId;
@@ -39,7 +39,7 @@ impl Vcpu {
     pub(crate) fn update_intercepts(&mut self) {
         self.touch(Clean::INTERCEPTS);
         let mut intercepts = self.vmcb.control.intercepts();
-        intercepts.set(Intercepts::VINTR, self.vmcb.control.interrupt_control & V_IRQ != 0);
+        intercepts.set(Intercepts::VINTR, !self.offered && self.vmcb.control.interrupt_control & V_IRQ != 0);
         intercepts.set(Intercepts::IRET, self.nmi_masked && self.step.is_none());
         self.vmcb.control.set_intercepts(intercepts);
         // A child that makes the processor raise #DB or #AC while it delivers #DB or #AC would hang it for ever; and
@@ -138,6 +138,13 @@ impl Vcpu {
             _ => event::decode(info),
         };
         self.advanced = 0;
+        let offered =
+            Some(Event::Interrupt((self.vmcb.control.interrupt_control >> V_INTR_VECTOR_SHIFT) as u8));
+        if self.offered && self.pending == offered && injected != offered {
+            // Its delivery has begun. QEMU's emulation says so only when it ends.
+            self.vmcb.control.interrupt_control &= !V_IRQ;
+            self.touch(Clean::INTERRUPT);
+        }
         if self.pending == Some(Event::Nmi) {
             self.nmi_masked = false;
             self.update_intercepts();

@@ -10,7 +10,7 @@ use crate::paging::slat::{Format, Space};
 use crate::physical;
 use crate::processor::Shared;
 use crate::svm::Svm;
-use crate::svm::vmcb::{V_INTR_MASKING, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_TPR, Vmcb};
+use crate::svm::vmcb::{V_INTR_MASKING, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_INTR_VECTOR_SHIFT, V_TPR, Vmcb};
 use crate::timer::Clock;
 use crate::vendor::ParentStart;
 
@@ -225,6 +225,44 @@ fn the_interrupt_window_is_a_virtual_interrupt_of_the_vectors_class() {
     child.features.lower_interrupt_priority = true;
     child.request_interrupt_window(Some(0x51));
     assert_eq!(child.vmcb.control.interrupt_control & V_INTR_PRIO, 4 << V_INTR_PRIO_SHIFT);
+}
+
+#[test]
+fn an_offered_interrupt_is_a_virtual_one_that_does_not_exit() {
+    let mut bench = Bench::new();
+    let mut child = bench.child();
+    child.offer_interrupt(0x51);
+    let control = child.vmcb.control.interrupt_control;
+    assert_eq!(control & (V_IRQ | V_INTR_PRIO), V_IRQ | 5 << V_INTR_PRIO_SHIFT);
+    assert_eq!(control >> V_INTR_VECTOR_SHIFT & 0xff, 0x51);
+    assert!(!child.vmcb.control.intercepts().contains(Intercepts::VINTR));
+    bench.round(&mut child, HLT);
+    assert!(!child.end_offer(), "the processor has not taken it");
+    assert_eq!(child.vmcb.control.interrupt_control & V_IRQ, 0, "and is not to");
+    child.offer_interrupt(0x51);
+    bench.round_with(&mut child, HLT, |vmcb| vmcb.control.interrupt_control &= !V_IRQ);
+    assert!(child.end_offer());
+    assert!(!child.end_offer(), "once");
+    // Another window than the offer's exits.
+    child.offer_interrupt(0x51);
+    child.request_interrupt_window(Some(0x51));
+    assert!(child.vmcb.control.intercepts().contains(Intercepts::VINTR));
+    assert!(!child.end_offer());
+}
+
+#[test]
+fn an_offered_interrupt_whose_delivery_is_cut_short_was_taken() {
+    let mut bench = Bench::new();
+    let mut child = bench.child();
+    child.offer_interrupt(0x51);
+    let cut = |event| move |vmcb: &mut Vmcb| vmcb.control.exit_interrupt_info = event::encode(event);
+    bench.round_with(&mut child, exit_code::NPF, cut(Event::Interrupt(0x51)));
+    assert_eq!((child.end_offer(), child.pending_event()), (true, Some(Event::Interrupt(0x51))));
+    // That of something else says nothing of it.
+    child.inject(None);
+    child.offer_interrupt(0x51);
+    bench.round_with(&mut child, exit_code::NPF, cut(Event::Exception(14, Some(0))));
+    assert!(!child.end_offer());
 }
 
 #[test]

@@ -258,6 +258,10 @@ pub const V_INTR_PRIO_SHIFT: u32 = 16;
 pub const V_INTR_PRIO: u64 = 0xf << V_INTR_PRIO_SHIFT;
 /// `interrupt_control`: the guest's RFLAGS.IF and CR8 concern virtual interrupts only.
 pub const V_INTR_MASKING: u64 = 1 << 24;
+/// `interrupt_control`: shift of the virtual interrupt's vector.
+pub const V_INTR_VECTOR_SHIFT: u32 = 32;
+/// `interrupt_control`: the virtual interrupt's vector.
+pub const V_INTR_VECTOR: u64 = 0xff << V_INTR_VECTOR_SHIFT;
 /// `interrupt_state`: interrupts are held off for one instruction.
 pub const INTERRUPT_SHADOW: u64 = 1 << 0;
 /// `nested_control`: nested paging.

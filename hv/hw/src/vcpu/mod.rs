@@ -17,7 +17,8 @@ use parterre_core::machine::{self, Event, Exit, Reg, Segment, SegmentName, Table
 use crate::paging::slat::Space;
 use crate::processor::{LogicalProcessor, Mode};
 use crate::svm::vmcb::{
-    Clean, INTERRUPT_SHADOW, Intercepts, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_IRQ, Vmcb, VmcbSegment,
+    Clean, INTERRUPT_SHADOW, Intercepts, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_INTR_VECTOR, V_INTR_VECTOR_SHIFT,
+    V_IRQ, Vmcb, VmcbSegment,
 };
 use crate::{svm, vmx};
 use asid::AddressSpaceId;
@@ -40,6 +41,8 @@ pub struct Vcpu {
     pub(crate) step: Option<svm::run::Step>,
     pub(crate) nmi_masked: bool,
     pub(crate) nmi_window: bool,
+    /// Under SVM: the virtual interrupt is to be taken, not to exit.
+    pub(crate) offered: bool,
     pub(crate) mode: Mode,
     pub(crate) exceptions: u32,
     pub(crate) space: AddressSpaceId,
@@ -92,6 +95,7 @@ impl Vcpu {
             step: None,
             nmi_masked: false,
             nmi_window: false,
+            offered: false,
             mode,
             exceptions: 0,
             space: if mode == Mode::Parent { AddressSpaceId::parent() } else { AddressSpaceId::none() },
@@ -120,6 +124,27 @@ impl Vcpu {
     /// Notes that groups of the block have changed.
     pub(crate) fn touch(&mut self, groups: Clean) {
         self.clean.remove(groups);
+    }
+
+    /// Sets the virtual interrupt, which exits where it could be taken, or with `offered` is taken.
+    fn set_virtual_interrupt(&mut self, vector: Option<u8>, offered: bool) {
+        let control = &mut self.vmcb.control.interrupt_control;
+        let before = *control;
+        *control &= !(V_IRQ | V_INTR_PRIO | V_INTR_VECTOR);
+        if let Some(vector) = vector {
+            let class = u64::from(vector >> 4);
+            let lower = u64::from(self.features.lower_interrupt_priority);
+            let number = u64::from(vector) << V_INTR_VECTOR_SHIFT;
+            *control |= V_IRQ | class.saturating_sub(lower) << V_INTR_PRIO_SHIFT | number;
+        }
+        if *control != before {
+            self.touch(Clean::INTERRUPT);
+        }
+        let intercepted = vector.is_some() && !offered;
+        self.offered = offered;
+        if self.vmcb.control.intercepts().contains(Intercepts::VINTR) != intercepted {
+            self.update_intercepts();
+        }
     }
 
     pub(crate) fn is_parent(&self) -> bool {
@@ -302,18 +327,17 @@ impl machine::Vcpu for Vcpu {
     }
 
     fn request_interrupt_window(&mut self, vector: Option<u8>) {
-        let control = &mut self.vmcb.control.interrupt_control;
-        let before = *control;
-        *control &= !(V_IRQ | V_INTR_PRIO);
-        if let Some(vector) = vector {
-            let class = u64::from(vector >> 4);
-            let lower = u64::from(self.features.lower_interrupt_priority);
-            *control |= V_IRQ | class.saturating_sub(lower) << V_INTR_PRIO_SHIFT;
-        }
-        if *control != before {
-            self.touch(Clean::INTERRUPT);
-            self.update_intercepts();
-        }
+        self.set_virtual_interrupt(vector, false);
+    }
+
+    fn offer_interrupt(&mut self, vector: u8) {
+        self.set_virtual_interrupt(Some(vector), matches!(self.engine, Engine::Svm));
+    }
+
+    fn end_offer(&mut self) -> bool {
+        let delivered = self.offered && self.vmcb.control.interrupt_control & V_IRQ == 0;
+        self.set_virtual_interrupt(None, false);
+        delivered
     }
 
     fn request_nmi_window(&mut self, request: bool) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use parterre_partition::Partition;
 use parterre_vmbus_server::bus::OfferId;
+use parterre_vmbus_server::pace::Pace;
 use parterre_vmbus_server::state::{Monitor, OpenRequest};
 use parterre_vmbus_server::{ChannelError, ChannelPort, Gpadl, Handler, Queue, Waker, pump};
 use vm_memory::VolatileMemory;
@@ -16,6 +17,8 @@ use crate::processor::log_line;
 pub(super) struct Open {
     pub(super) queue: Queue,
     pub(super) handler: Box<dyn Handler>,
+    /// Whose thread it runs on.
+    pub(super) pace: Pace,
     /// Why the channel is to be closed, when its own thread does not know yet.
     pub(super) failed: Option<ChannelError>,
 }
@@ -31,6 +34,8 @@ pub(super) struct Channel {
     /// Wakes the thread.
     pub(super) waker: Waker,
     stop: AtomicBool,
+    /// A virtual processor found somebody else at the channel.
+    pub(super) crowded: AtomicBool,
     /// There while the channel is open. Its own thread does not hold it while it waits.
     open: Mutex<Option<Open>>,
 }
@@ -46,6 +51,7 @@ impl Channel {
             monitor: request.monitor,
             waker: Waker::new()?,
             stop: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             open: Mutex::new(None),
         })
     }
@@ -64,11 +70,14 @@ impl Channel {
 
     fn is_done_at_once(&self) -> bool {
         // A thread that is at it, or panicked there, is better told.
-        let Ok(mut open) = self.open.try_lock() else { return false };
+        let Ok(mut open) = self.open.try_lock() else {
+            self.crowded.store(true, Ordering::Relaxed);
+            return false;
+        };
         let Some(open) = open.as_mut().filter(|open| open.failed.is_none() && !self.is_stopped()) else {
             return false;
         };
-        let done = pump::visit(&mut open.queue, &mut *open.handler);
+        let done = pump::visit(&mut open.queue, &mut *open.handler, &mut open.pace);
         done.unwrap_or_else(|error| {
             open.failed = Some(error);
             false

@@ -1,8 +1,11 @@
 //! The thread of an open channel.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use parterre_partition::thread::set_patient;
+use parterre_vmbus_server::pace::Pace;
 use parterre_vmbus_server::pump::{Turn, turn};
 use parterre_vmbus_server::ring::RingError;
 use parterre_vmbus_server::state::OpenRequest;
@@ -12,6 +15,7 @@ use rustix::event::{Timespec, poll};
 use super::VmBus;
 use super::channel::{Channel, Open, Port};
 use super::monitor::Watch;
+use crate::processor::log_line;
 
 /// Stack of a channel's thread.
 const STACK_SIZE: usize = 256 << 10;
@@ -68,7 +72,7 @@ fn run(
     let rings = request.rings.ranges.first().ok_or(RingError::Size(0))?;
     let mut queue = Queue::new(request.facts, bus.0.memory.clone(), port, rings, request.downstream_page)?;
     let handler = device.open(&mut queue)?;
-    *channel.open() = Some(Open { queue, handler, failed: None });
+    *channel.open() = Some(Open { queue, handler, pace: Pace::default(), failed: None });
     let watch = channel.monitor.map(|monitor| Watch::begin(&*bus.0.memory, monitor, channel.number));
     bus.with_server(|server| server.opened(channel.number));
     let ended = serve(channel, watch);
@@ -80,15 +84,22 @@ fn run(
 
 /// Runs the handler and waits, in turns, until the channel is to end.
 fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelError> {
+    let mut patient = false;
     while !channel.is_stopped() {
         let mut wait = Wait::default();
         if let Some(watch) = &watch {
             watch.take_signal();
         }
-        let turn = match channel.open().as_mut() {
-            Some(open) => one_turn(open, &mut wait)?,
+        let (turn, deep) = match channel.open().as_mut() {
+            Some(open) => {
+                if channel.crowded.swap(false, Ordering::Relaxed) {
+                    open.pace.crowded();
+                }
+                (one_turn(open, &mut wait)?, open.pace.is_deep())
+            }
             None => return Ok(()),
         };
+        be_patient(&mut patient, deep);
         if turn == Turn::Wait {
             wait.readable(channel.waker.source());
             if let Some(watch) = &mut watch {
@@ -104,11 +115,21 @@ fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelE
     Ok(())
 }
 
+/// With many packets at a time it does not pay to displace a virtual processor, which has more to send, for each signal.
+fn be_patient(patient: &mut bool, deep: bool) {
+    if *patient != deep {
+        *patient = deep;
+        if let Err(error) = set_patient(deep) {
+            log_line(format_args!("the scheduling of a VMBus channel's thread cannot be changed: {error}"));
+        }
+    }
+}
+
 fn one_turn(open: &mut Open, wait: &mut Wait) -> Result<Turn, ChannelError> {
     if let Some(error) = open.failed.take() {
         return Err(error);
     }
-    let turn = turn(&mut open.queue, &mut *open.handler)?;
+    let turn = turn(&mut open.queue, &mut *open.handler, &mut open.pace)?;
     open.handler.wait(wait);
     Ok(turn)
 }
