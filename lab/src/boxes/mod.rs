@@ -6,15 +6,17 @@ pub mod qemu;
 pub mod serial;
 pub mod spec;
 
+use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cache::RunDir;
-use crate::tool;
+use crate::{cleanup, tool};
 use serial::Serial;
 pub use spec::{BoxSpec, Vendor};
 
@@ -85,6 +87,22 @@ pub fn emulator(vendor: Vendor) -> Result<Box<dyn Emulator>> {
         Vendor::Amd => Ok(Box::new(qemu::Qemu::new()?)),
         Vendor::Intel => Ok(Box::new(bochs::Bochs::new()?)),
     }
+}
+
+/// Starts an emulator in a directory that keeps its command line and what it says of errors. Its output is a pipe.
+fn spawn(command: Command, dir: &Path, name: &str, errors: &str) -> Result<(Child, cleanup::Guard)> {
+    let mut command = dies_with_us(command);
+    fs::write(dir.join("command"), format!("{command:?}\n"))?;
+    let child = command
+        .current_dir(dir)
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(dir.join(errors))?)
+        .spawn()
+        .with_context(|| format!("{name} cannot be started."))?;
+    let guard = cleanup::Guard::process(child.id());
+    Ok((child, guard))
 }
 
 /// The command, run so that the kernel ends it when the lab's process ends, however that happens.

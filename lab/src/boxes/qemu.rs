@@ -6,9 +6,8 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use serde_json::Value;
 
 use super::serial::Serial;
 use super::spec::Nic;
-use super::{Boot, BoxSpec, Emulator, End, Machine, dies_with_us, mend};
+use super::{Boot, BoxSpec, Emulator, End, Machine, mend, spawn};
 use crate::bundle::{self, Bundle};
 use crate::cache::RunDir;
 use crate::{cleanup, tool};
@@ -87,18 +86,9 @@ impl Emulator for Qemu {
             "An AMD box has one model of processor; take features with --cpu-flags instead."
         );
         let dir = dir.path();
-        let mut command = dies_with_us(self.bundle.command(&self.program)?);
+        let mut command = self.bundle.command(&self.program)?;
         command.args(self.arguments(spec, boot, dir)?);
-        fs::write(dir.join("command"), format!("{command:?}\n"))?;
-        let mut child = command
-            .current_dir(dir)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(dir.join("qemu.log"))?)
-            .spawn()
-            .context("QEMU cannot be started.")?;
-        let guard = cleanup::Guard::process(child.id());
+        let (mut child, guard) = spawn(command, dir, "QEMU", "qemu.log")?;
         let serial = Serial::default();
         let output = child.stdout.take().context("QEMU's output cannot be read.")?;
         let reader = serial.follow(output, File::create(dir.join("serial.log"))?);

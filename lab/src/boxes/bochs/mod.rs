@@ -12,9 +12,8 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ use parterre_lab_agent::PORT_NAME;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::serial::Serial;
-use super::{Boot, BoxSpec, Emulator, End, Machine, dies_with_us};
+use super::{Boot, BoxSpec, Emulator, End, Machine, spawn};
 use crate::bundle::{self, Bundle};
 use crate::cache::RunDir;
 use crate::{cleanup, tool};
@@ -81,17 +80,7 @@ impl Emulator for Bochs {
         command.env("BXSHARE", self.bundle.root().join("usr/share/bochs"));
         // Its picture of a text screen goes to a terminal that it makes for itself, where nobody looks.
         command.env("TERM", "vt100").args(["-q", "-unlock", "-f"]).arg(dir.join("bochsrc"));
-        let mut command = dies_with_us(command);
-        fs::write(dir.join("command"), format!("{command:?}\n"))?;
-        let mut child = command
-            .current_dir(dir)
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(File::create(dir.join("bochs.err"))?)
-            .spawn()
-            .context("Bochs cannot be started.")?;
-        let guard = cleanup::Guard::process(child.id());
+        let (mut child, guard) = spawn(command, dir, "Bochs", "bochs.err")?;
         let log = Log::default();
         let output = child.stdout.take().context("Bochs's output cannot be read.")?;
         let reader = log.follow(output, File::create(dir.join("bochs.log"))?);
