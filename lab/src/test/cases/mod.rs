@@ -8,6 +8,7 @@ mod disk;
 mod integration;
 mod intel;
 mod isolation;
+mod kexec;
 mod memory;
 mod network;
 mod parent;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         isolation::CASES,
         vm::CASES,
         vmbus::CASES,
+        kexec::CASES,
         disk::CASES,
         backup::CASES,
         network::CASES,
