@@ -20,10 +20,19 @@ pub(crate) const RFLAGS_IF: u64 = 1 << 9;
 pub(crate) const EFER_LMA: u64 = 1 << 10;
 
 /// Passes over the instruction that exited, `length` bytes long.
+#[inline]
 pub(crate) fn skip<V: Vcpu>(vcpu: &mut V, length: u8) {
-    let rip = Mode::of(vcpu).advance(vcpu.get(Reg::Rip), length);
-    vcpu.set(Reg::Rip, rip);
+    let rip = vcpu.get(Reg::Rip);
+    let next = rip.wrapping_add(length.into());
+    // Only where the lower half overflows does the mode matter.
+    let within = next >> 32 == rip >> 32;
+    vcpu.set(Reg::Rip, if within { next } else { across_overflow(vcpu, rip, length) });
     vcpu.set_interrupt_shadow(false);
+}
+
+#[cold]
+fn across_overflow<V: Vcpu>(vcpu: &V, rip: u64, length: u8) -> u64 {
+    Mode::of(vcpu).advance(rip, length)
 }
 
 /// Raises an exception at the present instruction. One that meets another in delivery becomes a double fault (Intel SDM

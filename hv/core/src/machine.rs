@@ -272,6 +272,10 @@ pub trait Vcpu: Send {
     fn set(&mut self, register: Reg, value: u64);
     /// Reads a segment register.
     fn segment(&self, name: SegmentName) -> Segment;
+    /// The attributes of CS.
+    fn code_attributes(&self) -> u16 {
+        self.segment(SegmentName::Cs).attributes
+    }
     /// Writes a segment register.
     fn set_segment(&mut self, name: SegmentName, value: Segment);
     /// Reads a descriptor table register.

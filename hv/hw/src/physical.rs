@@ -36,6 +36,13 @@ pub unsafe fn read(from: u64, bytes: &mut [u8]) {
         *word = unsafe { pointer(from).cast::<u64>().read_volatile() }.to_ne_bytes();
         return;
     }
+    if let Ok(word) = <&mut [u8; 4]>::try_from(&mut *bytes)
+        && from.is_multiple_of(4)
+    {
+        // SAFETY: as before.
+        *word = unsafe { pointer(from).cast::<u32>().read_volatile() }.to_ne_bytes();
+        return;
+    }
     // SAFETY: the caller's promise; `bytes` are of that length.
     unsafe { copy(bytes.as_mut_ptr(), pointer(from), bytes.len()) }
 }
@@ -50,6 +57,13 @@ pub unsafe fn write(to: u64, bytes: &[u8]) {
     {
         // SAFETY: the caller's promise; volatile, because others look at the memory.
         unsafe { pointer(to).cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+        return;
+    }
+    if let Ok(word) = <[u8; 4]>::try_from(bytes)
+        && to.is_multiple_of(4)
+    {
+        // SAFETY: as before.
+        unsafe { pointer(to).cast::<u32>().write_volatile(u32::from_ne_bytes(word)) };
         return;
     }
     // SAFETY: the caller's promise; `bytes` are of that length.

@@ -157,9 +157,10 @@ impl Incoming {
     }
 
     /// Whether nothing at all is pending; cheap enough for every entry.
+    #[inline]
     pub fn is_quiet(&self) -> bool {
-        self.signals.load(Ordering::Acquire) == 0
-            && self.request.iter().all(|word| word.load(Ordering::Acquire) == 0)
+        let requested = self.request.iter().fold(0, |all, word| all | word.load(Ordering::Acquire));
+        requested | self.signals.load(Ordering::Acquire) == 0
     }
 
     /// The highest vector requested, whatever the priorities.

@@ -255,6 +255,12 @@ impl LocalApic {
         self.table.timer_vector()
     }
 
+    /// Whether the timer counts, or waits for its deadline: only then can it expire.
+    #[inline]
+    pub fn timer_runs(&self) -> bool {
+        self.timer.runs()
+    }
+
     /// If the timer has expired, the vector to request ([`Incoming::post_fixed`]); the timer goes on or stops as its
     /// mode says.
     pub fn timer_expired(&mut self, context: &Context<'_>) -> Option<u8> {

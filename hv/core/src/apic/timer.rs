@@ -82,6 +82,12 @@ impl Timer {
         self.deadline = 0;
     }
 
+    /// Whether it counts, or waits for its deadline.
+    #[inline]
+    pub fn runs(&self) -> bool {
+        self.next.is_some() || self.deadline != 0
+    }
+
     /// Whether the divide configuration is what a write of `divide` would make it.
     pub fn has_divide(&self, divide: u32) -> bool {
         self.divide == divide & DIVIDE

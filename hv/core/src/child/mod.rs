@@ -37,7 +37,7 @@ use crate::{
     parent::Signal,
     time::Clock,
 };
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::SeqCst};
 use parterre_abi::{
     cpuid::PrivilegeMask,
     hypercall::{InterceptAccessTypeMask, PartitionCreationFlags},
@@ -65,6 +65,11 @@ pub(crate) enum Stage {
     Finalized = 2,
 }
 
+/// The bit that stands for a register in [`Child::intercepts_msrs`].
+fn bit_of_msr(msr: u32) -> u64 {
+    1 << (msr % u64::BITS)
+}
+
 /// See the module.
 pub struct Child<M: Machine> {
     pub(crate) id: PartitionId,
@@ -73,8 +78,8 @@ pub struct Child<M: Machine> {
     /// What it may do, and the features that this follows from; as in the policy.
     privileges: AtomicU64,
     features: AtomicU64,
-    /// Whether the parent answers accesses to some registers; which, the policy says.
-    intercepts_msrs: AtomicBool,
+    /// Bit n is set if the parent answers accesses to a register whose number ends in n (modulo 64); which, the policy says.
+    intercepts_msrs: AtomicU64,
     stage: AtomicU8,
     /// What was deposited for it.
     pub(crate) pool: Mutex<Pool>,
@@ -82,6 +87,8 @@ pub struct Child<M: Machine> {
     pub(crate) translations: Translations,
     pub(crate) clock: RwLock<Clock>,
     vps: [Once<M::Page<VpTable<M>>>; TABLES],
+    /// Virtual processors from this index on have never been there.
+    vps_end: AtomicU32,
     pub(crate) guest_os_id: AtomicU64,
     pub(crate) hypercall_msr: AtomicU64,
     pub(crate) reference_tsc_msr: AtomicU64,
@@ -102,7 +109,7 @@ impl<M: Machine> Child<M> {
             slot,
             privileges: AtomicU64::new(privileges::privileges(policy.features).bits()),
             features: AtomicU64::new(policy.features.bits()),
-            intercepts_msrs: AtomicBool::new(false),
+            intercepts_msrs: AtomicU64::new(0),
             policy: RwLock::new(policy),
             stage: AtomicU8::new(Stage::Created as u8),
             pool: Mutex::new(Pool::new(Owner(slot + 1))),
@@ -110,6 +117,7 @@ impl<M: Machine> Child<M> {
             translations: Translations::default(),
             clock: RwLock::new(clock),
             vps: [const { Once::new() }; TABLES],
+            vps_end: AtomicU32::new(0),
             guest_os_id: AtomicU64::new(0),
             hypercall_msr: AtomicU64::new(0),
             reference_tsc_msr: AtomicU64::new(0),
@@ -142,13 +150,15 @@ impl<M: Machine> Child<M> {
     pub(crate) fn intercept_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
         let mut policy = self.policy.write();
         let done = policy.intercept_msr(msr, access);
-        self.intercepts_msrs.store(!policy.msrs.is_empty(), SeqCst);
+        let summary = policy.msrs.iter().fold(0, |bits, intercept| bits | bit_of_msr(intercept.msr));
+        self.intercepts_msrs.store(summary, SeqCst);
         done
     }
 
     /// Whether the parent answers this kind of access to a register.
     pub(crate) fn intercepts_msr(&self, msr: u32, access: InterceptAccessTypeMask) -> bool {
-        self.intercepts_msrs.load(SeqCst) && self.policy.read().intercepts_msr(msr, access)
+        self.intercepts_msrs.load(SeqCst) & bit_of_msr(msr) != 0
+            && self.policy.read().intercepts_msr(msr, access)
     }
 
     /// Where it is in its life.
@@ -355,9 +365,7 @@ impl<M: Machine> Child<M> {
 
     /// All virtual processors there are.
     pub(crate) fn vps(&self) -> impl Iterator<Item = VpRef<'_, M>> {
-        (0..MAX_VPS)
-            .map_while(|index| self.table_of(index).map(|_| index))
-            .filter_map(|index| self.vp(index).ok())
+        (0..self.vps_end.load(SeqCst)).filter_map(|index| self.vp(index).ok())
     }
 
     fn table_of(&self, index: u32) -> Option<&VpTable<M>> {
@@ -367,7 +375,11 @@ impl<M: Machine> Child<M> {
     /// Puts a virtual processor in its place.
     pub(crate) fn insert_vp(&self, index: u32, vp: M::Page<Vp<M>>) -> Result<(), M::Page<Vp<M>>> {
         match self.table_of(index) {
-            Some(table) => table.insert(index as usize % VPS_PER_TABLE, vp),
+            Some(table) => {
+                // First, so that whoever looks at all finds it as soon as it is there.
+                self.vps_end.fetch_max(index + 1, SeqCst);
+                table.insert(index as usize % VPS_PER_TABLE, vp)
+            }
             None => Err(vp),
         }
     }

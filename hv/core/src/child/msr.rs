@@ -44,7 +44,7 @@ impl<M: Machine> Child<M> {
         if self.intercepts_msr(number, InterceptAccessTypeMask::READ) {
             return Outcome::Intercept;
         }
-        if let Some(value) = self.architectural(vp, inner, number, hv.machine.tsc()) {
+        if let Some(value) = self.architectural(hv, vp, inner, number) {
             return value.map_or(Outcome::Fault, Outcome::Done);
         }
         if !self.may(privileges::of_register(number)) {

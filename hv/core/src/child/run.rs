@@ -7,9 +7,10 @@ use super::{
     intercept::{self, MemoryAccess, Reporter},
     msr::Outcome,
     pages, startup,
+    vp::NO_NOTIFICATION,
 };
 use crate::{
-    apic::{Delivery, Effect, Ipi},
+    apic::{Delivery, Destination, Effect, Ipi},
     events,
     hypercall::{self, Call},
     hypervisor::Hypervisor,
@@ -188,14 +189,38 @@ impl<M: Machine> Run<'_, M> {
     }
 
     /// Sees to what has happened since the last exit. Says why the processor cannot enter, if it cannot.
+    #[inline]
     fn prepare(&mut self) -> Option<End> {
+        self.look_at_timers();
+        if self.is_undisturbed() { None } else { self.see_to_events() }
+    }
+
+    #[inline]
+    fn look_at_timers(&mut self) {
+        let noted = self.vp.schedule.has_timer() && self.vp.schedule.take_timer();
+        if noted || self.timers_due {
+            self.expire_timers();
+        }
+    }
+
+    /// Whether nothing has happened that anything follows from, besides timers.
+    #[inline]
+    fn is_undisturbed(&self) -> bool {
+        let messages = self.messages_due && self.inner.timers.has_undelivered();
+        !messages
+            && self.inner.activity == Activity::Active
+            && self.vp.incoming.is_quiet()
+            && self.inner.notify_deliverable == NO_NOTIFICATION
+            && !self.vp.schedule.is_awaited()
+            && self.child.stage() == Stage::Active
+    }
+
+    fn see_to_events(&mut self) -> Option<End> {
         loop {
             if self.vp.schedule.is_awaited() || self.child.stage() != Stage::Active {
                 return Some(End::Ready);
             }
-            if self.timers_due || self.vp.schedule.take_timer() {
-                self.expire_timers();
-            }
+            self.look_at_timers();
             self.deliver_messages();
             self.take_startup();
             if self.inner.activity != Activity::WaitForStartup {
@@ -410,8 +435,11 @@ impl<M: Machine> Run<'_, M> {
 
     /// When a timer of it is due next (TSC).
     fn deadline(&self) -> Option<u64> {
-        let context = self.inner.context(self.vp, self.now());
-        let local = self.inner.apic.timer_deadline(&context);
+        let local = if self.inner.apic.timer_runs() {
+            self.inner.apic.timer_deadline(&self.inner.context(self.vp, self.now()))
+        } else {
+            None
+        };
         let synthetic = self.inner.timers.deadline().and_then(|time| self.child.clock.read().tsc_at(time));
         [local, synthetic].into_iter().flatten().min()
     }
@@ -515,11 +543,16 @@ impl<M: Machine> Run<'_, M> {
         (interrupts.parent || message).then_some(End::Ready)
     }
 
+    #[inline]
     fn skip(&mut self, length: Option<u8>, what: Exiting) {
-        let length = length.unwrap_or_else(|| self.length_of(what));
+        let length = match length {
+            Some(length) => length,
+            None => self.length_of(what),
+        };
         events::skip(&mut self.inner.vcpu, length);
     }
 
+    #[inline(never)]
     fn length_of(&mut self, what: Exiting) -> u8 {
         let vcpu = &self.inner.vcpu;
         if Mode::of(vcpu) != Mode::Bits64 {
@@ -743,19 +776,30 @@ impl<M: Machine> Run<'_, M> {
 impl<M: Machine> Child<M> {
     /// Delivers an interrupt to the processors that it is for. `sender` is the APIC id of the processor that sent it.
     pub(crate) fn send_ipi(&self, hv: &Hypervisor<M>, sender: Option<u32>, ipi: Ipi) {
-        for vp in self.vps().filter(|vp| vp.incoming.matches(ipi.destination, sender)) {
-            let news = match ipi.delivery {
-                Delivery::Fixed | Delivery::LowestPriority => vp.incoming.post_fixed(ipi.vector, ipi.level),
-                Delivery::Nmi => vp.incoming.post_nmi(),
-                Delivery::Init => vp.incoming.post_init(),
-                Delivery::StartUp => vp.incoming.post_sipi(ipi.vector),
-            };
-            if news && sender != Some(vp.index) {
-                self.wake(hv, &vp);
+        if let Destination::Physical(id) = ipi.destination {
+            // Its APIC id is its index.
+            if let Ok(vp) = self.vp(id) {
+                self.deliver(hv, sender, ipi, &vp);
             }
+            return;
+        }
+        for vp in self.vps().filter(|vp| vp.incoming.matches(ipi.destination, sender)) {
+            self.deliver(hv, sender, ipi, &vp);
             if ipi.delivery == Delivery::LowestPriority && vp.incoming.accepts_fixed() {
                 return;
             }
+        }
+    }
+
+    fn deliver(&self, hv: &Hypervisor<M>, sender: Option<u32>, ipi: Ipi, vp: &Vp<M>) {
+        let news = match ipi.delivery {
+            Delivery::Fixed | Delivery::LowestPriority => vp.incoming.post_fixed(ipi.vector, ipi.level),
+            Delivery::Nmi => vp.incoming.post_nmi(),
+            Delivery::Init => vp.incoming.post_init(),
+            Delivery::StartUp => vp.incoming.post_sipi(ipi.vector),
+        };
+        if news && sender != Some(vp.index) {
+            self.wake(hv, vp);
         }
     }
 }

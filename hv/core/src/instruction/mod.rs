@@ -19,7 +19,7 @@ pub use exiting::{Exiting, writes_control_register};
 pub use lengths::{Lengths, Place};
 pub use memory::MemoryAccess;
 
-use crate::machine::{Reg, SegmentName, Vcpu};
+use crate::machine::{Reg, Vcpu};
 
 /// How code is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Mode {
             vcpu.get(Reg::Cr0),
             vcpu.get(Reg::Efer),
             vcpu.get(Reg::Rflags),
-            vcpu.segment(SegmentName::Cs).attributes,
+            vcpu.code_attributes(),
         )
     }
 

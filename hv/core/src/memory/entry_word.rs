@@ -74,6 +74,12 @@ impl Word {
         (self.state as u64) | u64::from(self.slot) << 4 | (self.value & VALUE_MAX) << 20
     }
 
+    /// Whether the state in a packed word is any but [`State::Absent`].
+    #[inline]
+    pub fn is_ram(word: u64) -> bool {
+        matches!(word & 0xf, 1..=8)
+    }
+
     pub fn unpack(bits: u64) -> Self {
         Self {
             state: State::from_bits(bits),

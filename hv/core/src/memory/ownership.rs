@@ -138,6 +138,13 @@ impl OwnershipTable {
         self.entries.len() as u64
     }
 
+    /// Whether `page` is anything but a hole.
+    #[inline]
+    pub fn is_ram(&self, page: u64) -> bool {
+        let entry = usize::try_from(page).ok().and_then(|page| self.entries.get(page));
+        entry.is_some_and(|entry| Word::is_ram(entry.load(Ordering::Acquire)))
+    }
+
     /// Whose `page` is. What other processors do may change that at once.
     pub fn owner(&self, page: u64) -> PageOwner {
         let word = self.load(page);

@@ -163,7 +163,15 @@ impl<M: Machine> ParentSpace<M> {
 #[inline]
 fn only_ram(table: &OwnershipTable, gpa: u64, length: usize) -> Result<(), GpaFault> {
     let last = gpa.checked_add((length as u64).saturating_sub(1)).ok_or(GpaFault(gpa))?;
-    match (gpa >> 12..=last >> 12).find(|&page| table.owner(page) == PageOwner::Absent) {
+    if gpa >> 12 == last >> 12 {
+        return if table.is_ram(gpa >> 12) { Ok(()) } else { Err(GpaFault(gpa)) };
+    }
+    only_ram_across(table, gpa, last)
+}
+
+#[cold]
+fn only_ram_across(table: &OwnershipTable, gpa: u64, last: u64) -> Result<(), GpaFault> {
+    match (gpa >> 12..=last >> 12).find(|&page| !table.is_ram(page)) {
         Some(page) => Err(GpaFault(gpa.max(page << 12))),
         None => Ok(()),
     }

@@ -164,11 +164,16 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// Passes over the exiting instruction.
+    #[inline]
     pub(super) fn skip(&mut self, length: Option<u8>, what: Exiting) {
-        let length = length.unwrap_or_else(|| self.length_of(what));
+        let length = match length {
+            Some(length) => length,
+            None => self.length_of(what),
+        };
         events::skip(&mut self.vcpu, length);
     }
 
+    #[inline(never)]
     fn length_of(&mut self, what: Exiting) -> u8 {
         let place = Place::new(self.vcpu.get(Reg::Rip), self.vcpu.get(Reg::Cr3), what);
         let known = if Mode::of(&self.vcpu) == Mode::Bits64 { self.lengths.find(&place) } else { None };
@@ -400,7 +405,15 @@ impl<M: Machine> ParentVp<M> {
     }
 
     /// Wakes the virtual processors whose timers are due.
+    #[inline]
     pub(crate) fn expire_timers(&mut self) {
+        if !self.lp.timers.lock().is_empty() {
+            self.expire_watched();
+        }
+    }
+
+    #[inline(never)]
+    fn expire_watched(&mut self) {
         let now = self.hv.machine.tsc();
         loop {
             let due = self.lp.timers.lock().take_due(now);

@@ -56,6 +56,12 @@ impl TimerQueue {
         self.entries.retain(|(_, watched)| watched.slot != slot);
     }
 
+    /// Whether nothing is watched for.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.overflow.is_none()
+    }
+
     /// When the next entry is due.
     #[inline]
     pub fn next(&self) -> Option<u64> {
@@ -90,8 +96,10 @@ mod tests {
         assert_eq!(queue.take_due(49), None);
         assert_eq!(queue.take_due(60), Some(Due::One(vp(0))));
         assert_eq!(queue.take_due(60), None);
+        assert!(!queue.is_empty());
         queue.remove_partition(1);
         assert_eq!(queue.next(), None);
+        assert!(queue.is_empty());
     }
 
     #[test]

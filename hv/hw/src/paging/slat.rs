@@ -215,34 +215,25 @@ impl Slat for Space {
         }
     }
 
+    #[inline]
     fn read(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), GpaFault> {
-        // Page-table entries are what is read most, when guest addresses are translated.
-        if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *bytes)
-            && gpa.is_multiple_of(8)
-        {
-            let (address, _) = self.accessible(gpa, 0, 8, Access::READ)?;
-            // SAFETY: `accessible` found memory that belongs to the partition; the address is a multiple of 8.
-            *word = unsafe { physical::pointer(address).cast::<u64>().read_volatile() }.to_ne_bytes();
-            return Ok(());
+        if !is_within_page(gpa, bytes.len()) {
+            return self.read_across(gpa, bytes);
         }
-        let mut done = 0;
-        while done < bytes.len() {
-            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
-            // SAFETY: `accessible` found memory of that length that belongs to the partition.
-            unsafe { physical::read(address, &mut bytes[done..done + length]) };
-            done += length;
-        }
+        let (address, _) = self.accessible(gpa, 0, bytes.len(), Access::READ)?;
+        // SAFETY: `accessible` found memory that belongs to the partition, and the bytes do not leave its page.
+        unsafe { physical::read(address, bytes) };
         Ok(())
     }
 
+    #[inline]
     fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), GpaFault> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::WRITE)?;
-            // SAFETY: as in `read`.
-            unsafe { physical::write(address, &bytes[done..done + length]) };
-            done += length;
+        if !is_within_page(gpa, bytes.len()) {
+            return self.write_across(gpa, bytes);
         }
+        let (address, _) = self.accessible(gpa, 0, bytes.len(), Access::WRITE)?;
+        // SAFETY: as in `read`.
+        unsafe { physical::write(address, bytes) };
         Ok(())
     }
 
@@ -262,7 +253,37 @@ impl Slat for Space {
     }
 }
 
+/// Whether there is something to copy at `gpa`, and it does not cross the end of a page.
+#[inline]
+fn is_within_page(gpa: u64, length: usize) -> bool {
+    length.wrapping_sub(1) < PAGE_SIZE - gpa as usize % PAGE_SIZE
+}
+
 impl Space {
+    #[cold]
+    fn read_across(&self, gpa: u64, bytes: &mut [u8]) -> Result<(), GpaFault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::READ)?;
+            // SAFETY: `accessible` found memory of that length that belongs to the partition.
+            unsafe { physical::read(address, &mut bytes[done..done + length]) };
+            done += length;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn write_across(&self, gpa: u64, bytes: &[u8]) -> Result<(), GpaFault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (address, length) = self.accessible(gpa, done, bytes.len(), Access::WRITE)?;
+            // SAFETY: as in `read_across`.
+            unsafe { physical::write(address, &bytes[done..done + length]) };
+            done += length;
+        }
+        Ok(())
+    }
+
     /// Where byte `done` of an access of `length` bytes at `gpa` is in memory, and how many of the rest lie in that page.
     #[inline]
     fn accessible(

@@ -257,6 +257,7 @@ impl Vcpu {
     }
 
     /// Runs until an exit that is core's.
+    #[inline(never)]
     pub(crate) fn run_svm(&mut self, processor: &mut LogicalProcessor) -> Exit {
         loop {
             if self.nmi_window

@@ -2,8 +2,9 @@
 //!
 //! Both vendors' processors keep the registers that core looks at after most exits in one *control block*, with the layout
 //! and the words of AMD's ([`crate::svm::vmcb`]). Under SVM the processor itself reads and writes it; under VMX it is the
-//! hypervisor's copy, which [`crate::vmx`] carries to and from the VMCS. So nothing that core does often asks whose
-//! processor it is; what is done differently begins in [`machine::Vcpu::run`], at one place.
+//! hypervisor's copy of a few, and of others what they are to become: most stay in the VMCS until somebody asks
+//! ([`crate::vmx::state`]). So little that core does often asks whose processor it is; what is done differently begins in
+//! [`machine::Vcpu::run`], at one place.
 
 pub mod asid;
 pub mod event;
@@ -47,6 +48,10 @@ pub struct Vcpu {
     pub(crate) exceptions: u32,
     pub(crate) space: AddressSpaceId,
     pub(crate) loaded: bool,
+    /// Under VMX, from the first time it is loaded: most registers are in the structure, whether it is loaded or not.
+    pub(crate) kept: bool,
+    /// So are CR0, CR3, CR4, CR8, EFER, the privilege level and the attributes of CS; the block's are old.
+    pub(crate) resident: bool,
     newest: Newest,
     pub(crate) features: Features,
     pub(crate) registers: extended::Registers,
@@ -100,6 +105,8 @@ impl Vcpu {
             exceptions: 0,
             space: if mode == Mode::Parent { AddressSpaceId::parent() } else { AddressSpaceId::none() },
             loaded: false,
+            kept: false,
+            resident: false,
             newest: Newest::Area,
             features,
             registers: extended::Registers { xcr0: features.xcr0 & 1, ..Default::default() },
@@ -197,16 +204,17 @@ impl machine::Vcpu for Vcpu {
         }
     }
 
-    fn unload(&mut self, _processor: &mut LogicalProcessor) {
+    fn unload(&mut self, processor: &mut LogicalProcessor) {
         self.fetch_area();
         // SAFETY: `load` came before on this processor.
         unsafe { self.registers.unload(&self.features, self.mode == Mode::Parent) };
         if matches!(self.engine, Engine::Vmx(_)) {
-            self.unload_vmx();
+            self.unload_vmx(processor);
         }
         self.loaded = false;
     }
 
+    #[inline]
     fn run(&mut self, processor: &mut LogicalProcessor) -> Exit {
         debug_assert!(self.loaded, "a virtual processor is loaded before it runs");
         if self.newest != Newest::Machine {
@@ -230,6 +238,7 @@ impl machine::Vcpu for Vcpu {
         &mut self.gprs
     }
 
+    #[inline(always)]
     fn get(&self, register: Reg) -> u64 {
         registers::get(self, register)
     }
@@ -238,41 +247,42 @@ impl machine::Vcpu for Vcpu {
         registers::set(self, register, value);
     }
 
+    #[inline(always)]
     fn segment(&self, name: SegmentName) -> Segment {
-        match self.in_structure() {
-            Some(vmcs) if name != SegmentName::Cs => {
-                vmx::state::read_segment(&vmcs, name as usize).to_segment()
-            }
-            _ => registers::segment(&self.vmcb.save, name),
+        if self.kept { self.kept_segment(name) } else { registers::segment(&self.vmcb.save, name) }
+    }
+
+    #[inline(always)]
+    fn code_attributes(&self) -> u16 {
+        if self.resident {
+            self.resident_code_attributes()
+        } else {
+            self.vmcb.save.cs.to_segment().attributes
         }
     }
 
     fn set_segment(&mut self, name: SegmentName, value: Segment) {
+        self.recall();
         self.touch(Clean::SEGMENTS);
         registers::set_segment(&mut self.vmcb.save, name, value);
-        if let Some(vmcs) = self.in_structure() {
-            vmx::state::write_segment(vmcs, name as usize, VmcbSegment::from_segment(value));
-        }
+        let new = VmcbSegment::from_segment(value);
+        self.in_structure(|vmcs| vmx::state::write_segment(vmcs, name as usize, new));
     }
 
     fn table(&self, name: TableName) -> Table {
-        let Some(vmcs) = self.in_structure() else { return registers::table(&self.vmcb.save, name) };
-        let (idtr, gdtr) = vmx::state::read_tables(&vmcs);
-        if name == TableName::Idtr { idtr.to_table() } else { gdtr.to_table() }
+        let kept = self.in_structure(|vmcs| vmx::state::read_table(&vmcs, name));
+        kept.map_or_else(|| registers::table(&self.vmcb.save, name), VmcbSegment::to_table)
     }
 
     fn set_table(&mut self, name: TableName, value: Table) {
         self.touch(Clean::TABLES);
-        if let Some(vmcs) = self.in_structure() {
-            (self.vmcb.save.idtr, self.vmcb.save.gdtr) = vmx::state::read_tables(&vmcs);
-            registers::set_table(&mut self.vmcb.save, name, value);
-            return vmx::state::write_tables(vmcs, &self.vmcb.save);
-        }
         registers::set_table(&mut self.vmcb.save, name, value);
+        self.in_structure(|vmcs| vmx::state::write_table(vmcs, name, VmcbSegment::from_table(value)));
     }
 
+    #[inline(always)]
     fn cpl(&self) -> u8 {
-        self.vmcb.save.cpl
+        if self.resident { self.resident_cpl() } else { self.vmcb.save.cpl }
     }
 
     fn xsave(&self) -> &[u8; 4096] {
@@ -341,7 +351,10 @@ impl machine::Vcpu for Vcpu {
     }
 
     fn request_nmi_window(&mut self, request: bool) {
-        self.nmi_window = request;
+        if self.nmi_window != request {
+            self.nmi_window = request;
+            self.touch(Clean::INTERRUPT);
+        }
     }
 
     fn intercept_halt(&mut self, intercept: bool) {

@@ -6,7 +6,6 @@ use super::features::SpecCtrl;
 use super::{Vcpu, extended};
 use crate::launch;
 use crate::svm::vmcb::{Clean, Save, V_TPR, VmcbSegment};
-use crate::vmx;
 
 /// EFER bits.
 const SVME: u64 = 1 << 12;
@@ -23,11 +22,13 @@ const DR7_RESET: u64 = 0x400;
 const RFLAGS_RESET: u64 = 2;
 
 /// Reads a register.
+#[inline(always)]
 pub fn get(vcpu: &Vcpu, register: Reg) -> u64 {
     let save = &vcpu.vmcb().save;
     match register {
         Reg::Rip => save.rip,
         Reg::Rflags => save.rflags,
+        Reg::Cr0 | Reg::Cr3 | Reg::Cr4 | Reg::Cr8 | Reg::Efer if vcpu.resident => vcpu.resident(register),
         Reg::Cr0 => save.cr0,
         Reg::Cr3 => save.cr3,
         Reg::Cr4 => save.cr4,
@@ -45,8 +46,9 @@ pub fn get(vcpu: &Vcpu, register: Reg) -> u64 {
 }
 
 /// Reads a register that core seldom looks at.
+#[inline]
 fn get_saved(vcpu: &Vcpu, register: Reg) -> u64 {
-    if let Some(value) = vcpu.in_structure().and_then(|vmcs| vmx::state::read(vmcs, register)) {
+    if let Some(value) = vcpu.kept(register) {
         return value;
     }
     let save = &vcpu.vmcb().save;
@@ -68,6 +70,7 @@ fn get_saved(vcpu: &Vcpu, register: Reg) -> u64 {
 }
 
 /// Reads a register that stays in the machine between exits.
+#[inline(never)]
 fn get_switched(vcpu: &Vcpu, register: Reg) -> u64 {
     let mut registers = vcpu.registers;
     if vcpu.loaded {
@@ -90,6 +93,9 @@ fn get_switched(vcpu: &Vcpu, register: Reg) -> u64 {
 
 /// Writes a register.
 pub fn set(vcpu: &mut Vcpu, register: Reg, value: u64) {
+    if matches!(register, Reg::Cr0 | Reg::Cr3 | Reg::Cr4 | Reg::Cr8 | Reg::Efer) {
+        vcpu.recall();
+    }
     let changed = match register {
         Reg::Rip | Reg::Rflags => Clean::empty(),
         Reg::Cr0 | Reg::Cr3 | Reg::Cr4 | Reg::Efer => Clean::CONTROL,
@@ -124,7 +130,8 @@ pub fn set(vcpu: &mut Vcpu, register: Reg, value: u64) {
         Reg::Star => save.star = value,
         Reg::Lstar => save.lstar = value,
         Reg::Cstar => save.cstar = value,
-        Reg::Sfmask => save.sfmask = value,
+        // Its upper half is reserved.
+        Reg::Sfmask => save.sfmask = value & u64::from(u32::MAX),
         Reg::SysenterCs => save.sysenter_cs = value,
         Reg::SysenterEip => save.sysenter_eip = value,
         Reg::SysenterEsp => save.sysenter_esp = value,
@@ -135,9 +142,7 @@ pub fn set(vcpu: &mut Vcpu, register: Reg, value: u64) {
             set_switched(vcpu, register, value);
         }
     }
-    if let Some(vmcs) = vcpu.in_structure() {
-        vmx::state::write(vmcs, register, value);
-    }
+    vcpu.keep(register, value);
 }
 
 /// Writes a register that stays in the machine between exits, there too if the processor is loaded.
@@ -187,6 +192,7 @@ fn segment_of(save: &mut Save, name: SegmentName) -> &mut VmcbSegment {
 }
 
 /// Reads a segment register.
+#[inline(always)]
 pub fn segment(save: &Save, name: SegmentName) -> Segment {
     match name {
         SegmentName::Es => save.es,

@@ -55,7 +55,7 @@ impl MsrBitmap {
     /// the others are the machine's own.
     pub fn fill_for_parent(&self) {
         PARENT_READ_WRITE.iter().cloned().flatten().for_each(|msr| self.intercept(msr, true, true));
-        PARENT_WRITE.iter().for_each(|msr| self.intercept(*msr, false, true));
+        PARENT_WRITE.iter().cloned().chain(SYSTEM_CALL).for_each(|msr| self.intercept(msr, false, true));
     }
 
     /// Fills the bitmaps for children: everything exits but what entries and exits switch, or stays in the machine for a
@@ -63,6 +63,7 @@ impl MsrBitmap {
     pub fn fill_for_child(&self) {
         self.0.iter().for_each(|byte| byte.store(0xff, SeqCst));
         CHILD_OWN.iter().for_each(|msr| self.intercept(*msr, false, false));
+        SYSTEM_CALL.for_each(|msr| self.intercept(msr, false, true));
     }
 }
 
@@ -93,15 +94,14 @@ const PARENT_WRITE: &[u32] = &[
     0x830, // x2APIC interrupt command: INIT and SIPI must not reach a processor
 ];
 
+/// STAR, LSTAR, CSTAR, SFMASK: what they hold is to be known when another virtual processor is loaded ([`super::msrs`]).
+const SYSTEM_CALL: core::ops::RangeInclusive<u32> = 0xc000_0081..=0xc000_0084;
+
 /// Registers that a child has to itself without an exit.
 const CHILD_OWN: &[u32] = &[
     0x174,       // SYSENTER CS
     0x175,       // SYSENTER ESP
     0x176,       // SYSENTER EIP
-    0xc000_0081, // STAR
-    0xc000_0082, // LSTAR
-    0xc000_0083, // CSTAR
-    0xc000_0084, // SFMASK
     0xc000_0100, // FS base
     0xc000_0101, // GS base
     0xc000_0102, // kernel GS base
@@ -154,6 +154,9 @@ mod tests {
         map.fill_for_child();
         let own =
             (0..0x2000).chain(0xc000_0000..0xc000_2000).filter(|msr| map.intercepts(*msr) != (true, true));
-        assert_eq!(own.collect::<Vec<u32>>(), CHILD_OWN);
+        let (mut shared, own): (Vec<_>, Vec<_>) = own.partition(|msr| SYSTEM_CALL.contains(msr));
+        assert_eq!(own, CHILD_OWN);
+        assert_eq!(shared.len(), 4);
+        assert!(shared.drain(..).all(|msr| map.intercepts(msr) == (false, true)));
     }
 }

@@ -1,14 +1,13 @@
 //! What of a virtual processor's control block goes into the current structure before an entry.
 
-use parterre_core::machine::{Event, Vcpu as _, gpr};
+use parterre_core::machine::{Event, Reg, Vcpu as _, gpr};
 
 use super::capability::{ENTRY_LONG_MODE, primary};
 use super::control::{self, EFER_LMA};
 use super::field::{self, Current, Field};
-use super::run::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, NMIS_MASKED, TASK_PRIORITY, Written};
-use super::state;
+use super::run::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, NMIS_MASKED, TASK_PRIORITY};
 use crate::paging::slat;
-use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW, Intercepts, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_IRQ, V_TPR};
+use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW, Intercepts, V_INTR_PRIO, V_INTR_PRIO_SHIFT, V_IRQ};
 use crate::vcpu::{Vcpu, event};
 
 const RFLAGS_IF: u64 = 1 << 9;
@@ -17,37 +16,38 @@ const EFER_EXISTING: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
 
 impl Vcpu {
     /// Makes the structure ready for the next entry.
+    #[inline]
     pub(super) fn prepare_entry(&mut self, vmcs: Current) {
         let changed = Clean::all() - self.clean;
         if !changed.is_empty() {
-            self.clean = Clean::all();
             self.write_groups(vmcs, changed);
         }
-        self.write_injection(vmcs);
-        let (rip, rsp, rflags) = (self.vmcb.save.rip, self.gprs[gpr::RSP], self.vmcb.save.rflags);
-        let interruptibility = self.interruptibility();
-        let primary = self.primary();
-        let own = self.vmx();
-        let was = own.written;
-        own.written = Written { rip, rsp, rflags, interruptibility, primary, ..was };
-        for (field, old, new) in [
-            (Field::GuestRip, was.rip, rip),
-            (Field::GuestRsp, was.rsp, rsp),
-            (Field::GuestRflags, was.rflags, rflags),
-            (Field::GuestInterruptibility, was.interruptibility, interruptibility),
-            (Field::PrimaryControls, was.primary.into(), primary.into()),
-        ] {
-            if old != new {
-                vmcs.write(field, new);
-            }
+        if self.pending.is_some() || self.vmx().written.injection {
+            self.write_injection(vmcs);
         }
-        if core::mem::take(&mut self.flush) {
+        let (rip, rsp, rflags) = (self.vmcb.save.rip, self.gprs[gpr::RSP], self.vmcb.save.rflags);
+        let held = self.vmcb.control.interrupt_state & INTERRUPT_SHADOW | u64::from(self.nmi_masked);
+        let written = &mut self.vmx().written;
+        vmcs.write(Field::GuestRip, rip);
+        if rsp != written.rsp {
+            written.rsp = rsp;
+            vmcs.write(Field::GuestRsp, rsp);
+        }
+        if rflags != written.rflags {
+            written.rflags = rflags;
+            vmcs.write(Field::GuestRflags, rflags);
+        }
+        if held | written.interruptibility != 0 {
+            self.write_interruptibility(vmcs);
+        }
+        if self.flush {
             self.flush_tables();
         }
     }
 
     #[cold]
     fn flush_tables(&mut self) {
+        self.flush = false;
         let own = self.vmx();
         let (pointer, all) = (own.capabilities.ept_pointer(own.root), !own.capabilities.invept_single);
         // SAFETY: the processor is in VMX operation; `Capabilities` says which form there is.
@@ -55,13 +55,12 @@ impl Vcpu {
     }
 
     /// Writes what has changed of the block since the last exit.
-    #[cold]
+    #[inline(never)]
     fn write_groups(&mut self, vmcs: Current, changed: Clean) {
+        self.clean = Clean::all();
         if changed.contains(Clean::CONTROL) {
+            self.recall();
             self.write_control_registers(vmcs);
-        }
-        if changed.contains(Clean::SEGMENTS) {
-            state::write_segment(vmcs, 1, self.vmcb.save.cs);
         }
         if changed.contains(Clean::INTERCEPTS) {
             vmcs.write(Field::ExceptionBitmap, self.vmcb.control.intercept_exceptions.into());
@@ -69,8 +68,13 @@ impl Vcpu {
                 vmcs.write(Field::TscOffset, self.vmcb.control.tsc_offset);
             }
         }
-        if changed.contains(Clean::INTERRUPT) {
-            self.write_task_priority(vmcs);
+        if changed.intersects(Clean::INTERRUPT | Clean::INTERCEPTS) {
+            let priority = self.get(Reg::Cr8);
+            self.write_task_priority(vmcs, priority);
+            let primary = self.primary(priority);
+            if core::mem::replace(&mut self.vmx().written.primary, primary) != primary {
+                vmcs.write(Field::PrimaryControls, primary.into());
+            }
         }
     }
 
@@ -99,13 +103,11 @@ impl Vcpu {
     }
 
     /// Writes the task priority, and how low it must fall for an exit.
-    fn write_task_priority(&mut self, vmcs: Current) {
+    fn write_task_priority(&mut self, vmcs: Current, priority: u64) {
         if self.vmx().controls.primary & primary::TPR_SHADOW == 0 {
             return;
         }
-        let control = self.vmcb.control.interrupt_control;
-        let (priority, class) = (control & V_TPR, self.awaited_class());
-        let threshold = class.filter(|class| *class <= priority).unwrap_or(0);
+        let threshold = self.awaited_class().filter(|class| *class <= priority).unwrap_or(0);
         let own = self.vmx();
         own.apic_page[TASK_PRIORITY] = (priority << 4) as u8;
         if own.written.threshold != threshold {
@@ -121,8 +123,7 @@ impl Vcpu {
     }
 
     /// The primary controls: the windows that are awaited, and whether HLT exits.
-    fn primary(&mut self) -> u32 {
-        let priority = self.vmcb.control.interrupt_control & V_TPR;
+    fn primary(&mut self, priority: u64) -> u32 {
         let mut controls = self.vmx().controls.primary;
         if self.awaited_class().is_some_and(|class| class > priority) {
             controls |= primary::INTERRUPT_WINDOW;
@@ -134,6 +135,15 @@ impl Vcpu {
             controls |= primary::HLT;
         }
         controls
+    }
+
+    #[cold]
+    fn write_interruptibility(&mut self, vmcs: Current) {
+        let interruptibility = self.interruptibility();
+        let written = &mut self.vmx().written.interruptibility;
+        if core::mem::replace(written, interruptibility) != interruptibility {
+            vmcs.write(Field::GuestInterruptibility, interruptibility);
+        }
     }
 
     /// What holds interrupts and NMIs off: as the last exit left it, unless core has changed it.
@@ -150,13 +160,11 @@ impl Vcpu {
         masked | blocked
     }
 
+    /// Writes the event that the entry delivers, or that there is none, after one that was not delivered.
+    #[inline(never)]
     fn write_injection(&mut self, vmcs: Current) {
         let injection = self.pending.map_or(0, |event| self.injection(event));
-        let own = self.vmx();
-        if injection == 0 && own.written.injection == 0 {
-            return;
-        }
-        own.written.injection = injection;
+        self.vmx().written.injection = injection != 0;
         vmcs.write(Field::EntryInterruptionInfo, injection & u64::from(u32::MAX));
         vmcs.write(Field::EntryExceptionError, injection >> 32);
         if let Some(Event::Software(_, length)) = self.pending {
@@ -171,9 +179,9 @@ impl Vcpu {
     /// 27.2.1.3).
     fn injection(&self, event: Event) -> u64 {
         const WITH_ERROR: u32 = 1 << 8 | 0x1f << 10 | 1 << 17;
-        let protected = self.vmcb.save.cr0 & 1 != 0;
         event::encode(match event {
             Event::Exception(vector, error) if vector < 32 => {
+                let protected = self.get(Reg::Cr0) & 1 != 0;
                 let has_error = protected && WITH_ERROR >> vector & 1 != 0;
                 Event::Exception(vector, has_error.then(|| error.unwrap_or(0)))
             }

@@ -48,6 +48,16 @@ pub mod reason {
     pub const ENTRY_FAILED: u32 = 1 << 31;
 }
 
+/// Whether an exit came of the execution of one of the instructions that exit often, so of nothing that cuts short the delivery
+/// of an event (SDM volume 3C, 28.2.4).
+#[inline]
+pub fn is_of_instruction(reason: u32) -> bool {
+    use reason::*;
+    const INSTRUCTIONS: u64 =
+        1 << CPUID | 1 << HLT | 1 << VMCALL | 1 << IO | 1 << RDMSR | 1 << WRMSR | 1 << XSETBV;
+    reason < u64::BITS && INSTRUCTIONS >> reason & 1 != 0
+}
+
 /// The exit for `reason`, as core knows it. Those that are the processor's own business are not asked for here.
 pub fn decode(source: &impl Source, reason: u32, gprs: &[u64; 16]) -> Exit {
     let edx_eax = gprs[gpr::RDX] << 32 | u64::from(gprs[gpr::RAX] as u32);
@@ -163,6 +173,13 @@ mod tests {
         assert_eq!(exit(32, &[]), Exit::WriteMsr { msr: 0xc000_0080, value, length });
         assert_eq!(exit(55, &[]), Exit::Xsetbv { value, length });
         assert_eq!(exit(10, &[(Field::ExitInstructionLength, 0)]), Exit::Cpuid { length: None });
+    }
+
+    #[test]
+    fn what_may_cut_short_an_event_is_no_instructions() {
+        assert!([10, 12, 18, 30, 31, 32, 55].into_iter().all(is_of_instruction));
+        let others = [0, 1, 2, 7, 8, 9, 28, 43, 48, 49, 52, 64 + 10, reason::ENTRY_FAILED | 33];
+        assert!(!others.into_iter().any(is_of_instruction));
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Current {
         // SAFETY: there is a current structure (`new`). What is written has its effect at the next entry, whose caller
         // answers for the whole.
         unsafe {
-            asm!("vmwrite {}, {}", in(reg) u64::from(field as u32), in(reg) value, options(nostack));
+            asm!("vmwrite {}, {}", in(reg) u64::from(field as u32), in(reg) value, options(nomem, nostack));
         }
     }
 }
@@ -168,30 +168,24 @@ impl Source for Current {
         let value: u64;
         // SAFETY: there is a current structure (`new`); reading changes nothing.
         unsafe {
-            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field as u32), options(nostack));
+            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(field as u32), options(nomem, nostack));
         }
         value
     }
-}
-
-/// Whether a VMX instruction did what it was told (Intel SDM volume 3C, 31.2).
-fn succeeded(flags: u64) -> bool {
-    const CARRY: u64 = 1 << 0;
-    const ZERO: u64 = 1 << 6;
-    flags & (CARRY | ZERO) == 0
 }
 
 macro_rules! on_region {
     ($(#[$doc:meta])* $name:ident, $instruction:literal) => {
         $(#[$doc])*
         pub unsafe fn $name(region: u64) -> bool {
-            let flags: u64;
+            let succeeded: u8;
+            // Neither carry nor zero: it did what it was told (Intel SDM volume 3C, 31.2).
             // SAFETY: the caller's promise.
             unsafe {
-                asm!(concat!($instruction, " [{}]"), "pushfq", "pop {}",
-                    in(reg) &raw const region, out(reg) flags);
+                asm!(concat!($instruction, " [{}]"), "seta {}",
+                    in(reg) &raw const region, out(reg_byte) succeeded, options(nostack));
             }
-            succeeded(flags)
+            succeeded != 0
         }
     };
 }
@@ -216,6 +210,17 @@ on_region! {
     /// # Safety
     /// As for [`vmclear`], and no other processor has it active.
     vmptrld, "vmptrld"
+}
+
+/// The physical address of the current structure; all ones if there is none.
+///
+/// # Safety
+/// The processor is in VMX operation.
+pub unsafe fn vmptrst() -> u64 {
+    let mut structure = 0_u64;
+    // SAFETY: the caller's promise; it writes the word and nothing else.
+    unsafe { asm!("vmptrst [{}]", in(reg) &raw mut structure, options(nostack)) };
+    structure
 }
 
 /// Forgets what was translated by the tables of `eptp`, or by all tables.

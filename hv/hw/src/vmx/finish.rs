@@ -8,14 +8,13 @@ use super::control::{self, CR4_PAE, Cr0Context, EFER_LMA};
 use super::entry::is_valid_pdpte;
 use super::exit::{self, reason};
 use super::field::{Current, Field, Source};
-use super::run::{
-    BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, CR0_OWNED, EFER_SVME, NMIS_MASKED, TASK_PRIORITY, Written,
-};
-use super::{check, state, switch};
+use super::run::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI, NMIS_MASKED};
+use super::{check, msrs, switch};
 use crate::apic;
+use crate::cpu::msr;
 use crate::paging::slat;
 use crate::processor::LogicalProcessor;
-use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW, V_TPR};
+use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW};
 use crate::vcpu::{Vcpu, event};
 
 /// Interruption information: an exception had an error code; the exit came of an IRET that had unmasked NMIs.
@@ -24,28 +23,63 @@ const UNMASKED_NMIS: u64 = 1 << 12;
 const TYPE_NMI: u64 = 2;
 const VECTOR_DB: u8 = 1;
 const VECTOR_DOUBLE_FAULT: u8 = 8;
+const VECTOR_GP: u8 = 13;
 const VECTOR_MC: u8 = 18;
 const DR6_SET: u64 = 0x600f;
 const DR6_FIXED: u64 = 0xffff_0ff0;
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 
+/// What [`Vcpu::begin_exit`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// The guest goes on.
+    Done,
+    /// An exit with this reason that came of an instruction's execution, and is core's.
+    Instruction(u32),
+    /// Another one.
+    Other(u32),
+}
+
 impl Vcpu {
-    /// Reads what an exit left in the structure; `None` if the guest goes on.
+    /// Reads what every exit leaves in the structure.
+    #[inline]
+    pub(super) fn begin_exit(&mut self, vmcs: Current) -> Begun {
+        let reason = vmcs.read(Field::ExitReason) as u32;
+        if reason & reason::ENTRY_FAILED != 0 {
+            return Begun::Other(reason);
+        }
+        let own = self.vmx();
+        (own.launched, own.written.injection) = (true, false);
+        self.resident = true;
+        self.read_moving(vmcs);
+        if !exit::is_of_instruction(reason) {
+            return Begun::Other(reason);
+        }
+        // An instruction runs when no event is being delivered.
+        self.pending = None;
+        match reason {
+            reason::WRMSR if self.write_system_call_register(vmcs) => return Begun::Done,
+            // Core will look at more of the registers.
+            reason::VMCALL | reason::IO if !self.is_parent() => self.copy_resident(vmcs),
+            _ => {}
+        }
+        Begun::Instruction(reason)
+    }
+
+    /// The rest, for an exit that did not come of an instruction alone; `None` if the guest goes on.
+    #[inline(never)]
     pub(super) fn finish_exit_vmx(
         &mut self,
         vmcs: Current,
         processor: &mut LogicalProcessor,
+        reason: u32,
     ) -> Option<Exit> {
-        let reason = vmcs.read(Field::ExitReason) as u32;
-        self.vmx().launched |= reason & reason::ENTRY_FAILED == 0;
         if reason & reason::ENTRY_FAILED != 0 {
             check::report(&vmcs, reason);
             return Some(Exit::Failed(reason.into()));
         }
-        self.read_moving(vmcs);
-        let vectoring = vmcs.read(Field::IdtVectoringInfo);
         let injected = self.pending.take();
-        self.vmx().written.injection = 0;
+        let vectoring = vmcs.read(Field::IdtVectoringInfo);
         if event::is_valid(vectoring) {
             self.finish_event_vmx(vmcs, injected, vectoring);
         }
@@ -68,10 +102,11 @@ impl Vcpu {
             }
             reason::PREEMPTION_TIMER => apic::any_requested().then_some(Exit::Interrupt),
             reason::NMI_WINDOW => {
-                self.nmi_window = false;
+                self.request_nmi_window(false);
                 Some(Exit::NmiWindow)
             }
             reason::EPT_VIOLATION => {
+                self.copy_resident(vmcs);
                 let unmasked = vmcs.read(Field::ExitQualification) & UNMASKED_NMIS != 0;
                 self.nmi_masked |= unmasked && !event::is_valid(vectoring);
                 self.finish_violation(exit::decode(&vmcs, reason, &self.gprs))
@@ -81,28 +116,54 @@ impl Vcpu {
     }
 
     /// Reads the registers that core looks at after most exits.
+    #[inline]
     fn read_moving(&mut self, vmcs: Current) {
         let rflags = vmcs.read(Field::GuestRflags);
         let (rip, rsp) = (vmcs.read(Field::GuestRip), vmcs.read(Field::GuestRsp));
         let interruptibility = vmcs.read(Field::GuestInterruptibility);
-        let cr4_owned = self.cr4_owned();
-        let own = self.vmx();
-        own.written = Written { rip, rsp, rflags, interruptibility, ..own.written };
-        let priority = u64::from(own.apic_page[TASK_PRIORITY] >> 4);
+        let written = &mut self.vmx().written;
+        (written.rsp, written.rflags, written.interruptibility) = (rsp, rflags, interruptibility);
         self.gprs[gpr::RSP] = rsp;
-        self.nmi_masked = interruptibility & NMIS_MASKED != 0;
-        let control = &mut self.vmcb.control;
-        control.interrupt_control = control.interrupt_control & !V_TPR | priority;
-        let blocked = interruptibility & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0;
-        control.interrupt_state = control.interrupt_state & !INTERRUPT_SHADOW | u64::from(blocked);
         let save = &mut self.vmcb.save;
-        (save.rip, save.rsp, save.rflags) = (rip, rsp, rflags);
-        save.cr0 = vmcs.read(Field::GuestCr0) & !CR0_OWNED | save.cr0 & CR0_OWNED;
-        save.cr3 = vmcs.read(Field::GuestCr3);
-        save.cr4 = vmcs.read(Field::GuestCr4) & !cr4_owned | save.cr4 & cr4_owned;
-        save.efer = vmcs.read(Field::GuestEfer) | EFER_SVME;
-        save.cs = state::read_segment(&vmcs, 1);
-        save.cpl = state::privilege_level(&vmcs);
+        (save.rip, save.rflags) = (rip, rflags);
+        let held = self.vmcb.control.interrupt_state & INTERRUPT_SHADOW | u64::from(self.nmi_masked);
+        if held | interruptibility != 0 {
+            self.note_interruptibility(interruptibility);
+        }
+    }
+
+    /// What holds interrupts and NMIs off in the guest.
+    #[cold]
+    fn note_interruptibility(&mut self, interruptibility: u64) {
+        self.nmi_masked = interruptibility & NMIS_MASKED != 0;
+        self.set_interrupt_shadow(interruptibility & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0);
+    }
+
+    /// WRMSR of one of the registers that are in the machine while a virtual processor is loaded. Says whether it was one.
+    fn write_system_call_register(&mut self, vmcs: Current) -> bool {
+        let [number, low, high] = [gpr::RCX, gpr::RAX, gpr::RDX].map(|register| self.gprs[register] as u32);
+        let Some(place) = msrs::intercepted(&mut self.vmcb.save, number) else { return false };
+        let value = u64::from(high) << 32 | u64::from(low);
+        // SAFETY: the hypervisor itself makes no system calls; what it does not take raises #GP as the guest's own would.
+        if unsafe { msr::try_write(number, value) } {
+            *place = value;
+            self.pass_over(vmcs);
+        } else {
+            self.pending = Some(Event::Exception(VECTOR_GP, Some(0)));
+        }
+        true
+    }
+
+    /// Passes over the exiting instruction.
+    fn pass_over(&mut self, vmcs: Current) {
+        let length = exit::length(&vmcs).unwrap_or_default();
+        let next = self.vmcb.save.rip.wrapping_add(length.into());
+        self.vmcb.save.rip = if self.is_long_code() { next } else { next & u64::from(u32::MAX) };
+        self.set_interrupt_shadow(false);
+    }
+
+    fn is_long_code(&self) -> bool {
+        self.get(Reg::Efer) & EFER_LMA != 0 && self.code_attributes() & 1 << 13 != 0
     }
 
     /// An access that the tables do not allow; `None` if it was a write that had to be noticed, and now was. The violation
@@ -153,7 +214,7 @@ impl Vcpu {
             return Some(exit::decode(&vmcs, reason::EXCEPTION_OR_NMI, &self.gprs));
         }
         if vector == VECTOR_DB {
-            raise_debug(vmcs);
+            self.raise_debug(vmcs);
         }
         let error = (info & HAS_ERROR != 0).then(|| vmcs.read(Field::ExitInterruptionError) as u32);
         self.pending = Some(Event::Exception(vector, error));
@@ -163,8 +224,9 @@ impl Vcpu {
     /// A MOV to CR0 or CR4 that would change a bit that is not the guest's.
     #[cold]
     fn finish_control_register(&mut self, vmcs: Current) {
+        self.recall();
+        let long_code = self.is_long_code();
         let save = &self.vmcb.save;
-        let long_code = save.efer & EFER_LMA != 0 && save.cs.to_segment().attributes & 1 << 13 != 0;
         let context = Cr0Context { old: save.cr0, cr4: save.cr4, efer: save.efer, long_code };
         // CR4's such bits can never be set, and those that are there cannot be cleared.
         let written = match control::moved_to(vmcs.read(Field::ExitQualification)) {
@@ -172,17 +234,13 @@ impl Vcpu {
             _ => None,
         };
         let Some(cr0) = written.filter(|cr0| self.can_page(*cr0)) else {
-            self.pending = Some(Event::Exception(13, Some(0)));
+            self.pending = Some(Event::Exception(VECTOR_GP, Some(0)));
             return;
         };
         self.flush |= (cr0 ^ context.old) & (CR0_PG | 1) != 0;
-        let length = exit::length(&vmcs).unwrap_or(3).into();
-        let next = self.vmcb.save.rip.wrapping_add(length);
-        let save = &mut self.vmcb.save;
-        save.cr0 = cr0;
-        save.rip = if long_code { next } else { next & u64::from(u32::MAX) };
+        self.vmcb.save.cr0 = cr0;
         self.touch(Clean::CONTROL);
-        self.set_interrupt_shadow(false);
+        self.pass_over(vmcs);
     }
 
     /// Whether the four entries that PAE paging begins with, if CR0 turns that on, can be loaded.
@@ -197,12 +255,12 @@ impl Vcpu {
         // SAFETY: as in `write_control_registers`.
         (cr3..).step_by(8).take(4).all(|at| unsafe { slat::read_word(root, at) }.is_none_or(is_valid_pdpte))
     }
-}
 
-/// Does what a debug exception does before it is delivered: an exit instead of it leaves DR6 and DR7 as they were.
-fn raise_debug(vmcs: Current) {
-    let causes = vmcs.read(Field::ExitQualification) & DR6_SET;
-    let before = state::read(vmcs, Reg::Dr6).unwrap_or(0);
-    state::write(vmcs, Reg::Dr6, before & !0xf | causes | DR6_FIXED);
-    vmcs.write(Field::GuestDr7, vmcs.read(Field::GuestDr7) & !DR7_GENERAL_DETECT);
+    /// Does what a debug exception does before it is delivered: an exit instead of it leaves DR6 and DR7 as they were.
+    fn raise_debug(&mut self, vmcs: Current) {
+        let causes = vmcs.read(Field::ExitQualification) & DR6_SET;
+        let before = self.get(Reg::Dr6);
+        self.set(Reg::Dr6, before & !0xf | causes | DR6_FIXED);
+        vmcs.write(Field::GuestDr7, vmcs.read(Field::GuestDr7) & !DR7_GENERAL_DETECT);
+    }
 }

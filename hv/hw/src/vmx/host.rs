@@ -2,6 +2,7 @@
 //! [`LogicalProcessor::vendor_area`]: the VMXON region, and a page with [`State`].
 
 use super::field::{Current, Field};
+use super::msrs::Msrs;
 use super::switch;
 use crate::cpu::{msr, registers, tables};
 use crate::physical::{self, PAGE_SIZE};
@@ -15,6 +16,8 @@ pub struct State {
     pub vpids: Allocator,
     /// The structure of the virtual processor that was here last.
     pub last: u64,
+    /// What the system-call registers hold.
+    pub msrs: Msrs,
 }
 
 const _: () = assert!(size_of::<State>() <= PAGE_SIZE);

@@ -4,9 +4,8 @@
 //! does what [`parterre_core::machine`] asks for; policy is core's.
 //!
 //! Where things are: [`field`] and [`bitmap`] are the hardware's layouts; [`capability`] works out the control fields;
-//! [`exit`] translates exits into core's words, [`control`] writes to control registers; [`state`] carries registers
-//! between a virtual processor's control block and the structure; [`host`] is the hypervisor's own state, [`switch`] the
-//! assembly; [`speculation`] keeps partitions from guessing each other's data; [`check`] says why an entry failed.
+//! [`exit`] translates exits into core's words, [`control`] writes to control registers; [`state`] reaches registers where
+//! they are, [`msrs`] has the system-call registers; [`host`] is the hypervisor's own state, [`switch`] the assembly; [`speculation`] keeps partitions from guessing each other's data; [`check`] says why an entry failed.
 
 mod bitmap;
 mod capability;
@@ -17,6 +16,7 @@ mod exit;
 mod field;
 mod finish;
 mod host;
+mod msrs;
 pub(crate) mod run;
 mod speculation;
 pub(crate) mod state;

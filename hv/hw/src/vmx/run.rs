@@ -7,9 +7,10 @@ use super::capability::{
     CR0_CD, CR0_NE, CR0_NW, CR4_SMXE, CR4_VMXE, Capabilities, Controls, pin, primary, secondary,
 };
 use super::field::{self, Current, Field, Source};
+use super::finish::Begun;
 use super::host::State;
 use super::speculation::IBRS;
-use super::{check, host, state, switch};
+use super::{check, exit, host, state, switch};
 use crate::apic;
 use crate::cpu::msr;
 use crate::processor::{LogicalProcessor, Mode};
@@ -55,12 +56,10 @@ pub struct Own {
     bitmap: u64,
     /// The frame of the top table of the address space.
     pub(super) root: u64,
-    /// The structure has been filled in.
-    prepared: bool,
-    /// It has been launched on this processor.
+    /// The structure has been launched on this processor.
     pub(super) launched: bool,
-    /// The processor whose host state it has.
-    host: Option<usize>,
+    /// The processor whose host state it has; none has the last number.
+    host: usize,
     pub(super) written: Written,
     /// How often it was run.
     runs: u32,
@@ -69,13 +68,13 @@ pub struct Own {
 /// What the structure holds of what an entry may have to change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Written {
-    pub rip: u64,
     pub rsp: u64,
     pub rflags: u64,
     pub interruptibility: u64,
     pub primary: u32,
     pub threshold: u64,
-    pub injection: u64,
+    /// There is an event to be injected.
+    pub injection: bool,
 }
 
 impl Own {
@@ -96,9 +95,8 @@ impl Own {
             controls,
             bitmap,
             root,
-            prepared: false,
             launched: false,
-            host: None,
+            host: usize::MAX,
             written: Written::default(),
             runs: 0,
         }
@@ -109,9 +107,30 @@ impl Own {
         [self.vmcs, self.apic_page.address()]
     }
 
+    /// Makes the structure of a virtual processor that is not loaded the current one, to look at it or to change it, and
+    /// gives the one that was. Whoever has the virtual processor is the only one who can do so.
+    #[cold]
+    pub(super) fn borrow_structure(&self) -> u64 {
+        // SAFETY: the processor is in VMX operation; no processor has the structure active, as `unload` and
+        // `return_structure` see to, or it is the parent's, which only this processor ever has.
+        let (before, loaded) = unsafe { (field::vmptrst(), field::vmptrld(self.vmcs)) };
+        assert!(loaded, "the processor refuses a structure of ours");
+        before
+    }
+
+    /// Ends [`Own::borrow_structure`].
+    #[cold]
+    pub(super) fn return_structure(&self, before: u64, parent: bool) {
+        // SAFETY: the structures are the hypervisor's; `before` was this processor's current one, if there was one.
+        let done = unsafe {
+            (parent || field::vmclear(self.vmcs)) && (before == u64::MAX || field::vmptrld(before))
+        };
+        assert!(done, "the processor refuses a structure of ours");
+    }
+
     /// Fills in what never changes.
+    #[cold]
     fn prepare(&mut self, vmcs: Current, cr4_owned: u64) {
-        self.prepared = true;
         let Controls { pin, primary, secondary, exit, .. } = self.controls;
         for (field, value) in [
             (Field::PinControls, pin),
@@ -151,24 +170,18 @@ impl Own {
             vmcs.write(Field::XssExitingBitmap, 0);
         }
         self.written = Written { primary, ..Written::default() };
-        for (field, value) in [(Field::GuestRip, 0), (Field::GuestRsp, 0), (Field::GuestRflags, 0)] {
-            vmcs.write(field, value);
-        }
+        vmcs.write(Field::GuestRsp, 0);
+        vmcs.write(Field::GuestRflags, 0);
     }
 }
 
 impl Vcpu {
+    #[inline]
     pub(super) fn vmx(&mut self) -> &mut Own {
         match &mut self.engine {
             Engine::Vmx(own) => own,
             Engine::Svm => unreachable!("only VMX's processors come here"),
         }
-    }
-
-    /// The current structure, if it is this virtual processor's.
-    pub(crate) fn in_structure(&self) -> Option<Current> {
-        // SAFETY: while a virtual processor is loaded its structure is current.
-        (self.loaded && matches!(self.engine, Engine::Vmx(_))).then(|| unsafe { Current::new() })
     }
 
     pub(super) fn cr4_owned(&self) -> u64 {
@@ -178,9 +191,7 @@ impl Vcpu {
     /// Finishes [`parterre_core::machine::Vcpu::load`].
     #[inline(never)]
     pub(crate) fn load_vmx(&mut self, processor: &LogicalProcessor) {
-        let cr4_owned = self.cr4_owned();
-        let own = self.vmx();
-        let (structure, prepared) = (own.vmcs, own.prepared);
+        let (structure, prepared) = (self.vmx().vmcs, self.kept);
         // SAFETY: `enable` has entered VMX operation on this processor; the structure is this value's own, and `unload` has
         // taken it from the processor that had it before.
         let vmcs = unsafe {
@@ -189,15 +200,14 @@ impl Vcpu {
             Current::new()
         };
         if !prepared {
-            own.prepare(vmcs, cr4_owned);
+            self.fill_structure(vmcs);
         }
-        if own.host.replace(processor.index()) != Some(processor.index()) {
+        if core::mem::replace(&mut self.vmx().host, processor.index()) != processor.index() {
             host::write(vmcs);
         }
-        state::load(vmcs, &mut self.vmcb.save);
-        self.clean = Clean::empty();
         // SAFETY: the reference ends here, and only the code on this processor makes such.
-        let State { vpids: allocator, last } = unsafe { host::state(processor) };
+        let State { vpids: allocator, last, msrs } = unsafe { host::state(processor) };
+        state::load(&self.vmcb.save, msrs);
         if core::mem::replace(last, structure) != structure {
             self.vmx().capabilities.speculation.separate(!self.is_parent());
         }
@@ -206,17 +216,28 @@ impl Vcpu {
             // Another address space may have had these tables, or this identifier.
             self.flush = true;
             self.vmcb.control.asid = assigned.asid;
+            if self.vmx().controls.secondary & secondary::VPID != 0 {
+                vmcs.write(Field::Vpid, assigned.asid.into());
+            }
         }
-        if self.vmx().controls.secondary & secondary::VPID != 0 {
-            vmcs.write(Field::Vpid, self.vmcb.control.asid.into());
-        }
+    }
+
+    /// Moves the registers from the block to the structure, for good.
+    #[cold]
+    fn fill_structure(&mut self, vmcs: Current) {
+        let cr4_owned = self.cr4_owned();
+        self.vmx().prepare(vmcs, cr4_owned);
+        state::fill(vmcs, &mut self.vmcb.save);
+        self.clean = Clean::empty();
+        self.kept = true;
     }
 
     /// Does its part of [`parterre_core::machine::Vcpu::unload`].
     #[inline(never)]
-    pub(crate) fn unload_vmx(&mut self) {
-        let Some(vmcs) = self.in_structure() else { return };
-        state::unload(vmcs, &mut self.vmcb.save);
+    pub(crate) fn unload_vmx(&mut self, processor: &LogicalProcessor) {
+        // SAFETY: the reference ends here, and only the code on this processor makes such.
+        let machine = unsafe { &mut host::state(processor).msrs };
+        state::unload(&mut self.vmcb.save, machine);
         if !self.is_parent() {
             let own = self.vmx();
             own.launched = false;
@@ -253,7 +274,11 @@ impl Vcpu {
             }
             processor.leave();
             let exit = match outcome {
-                switch::Outcome::Left => self.finish_exit_vmx(vmcs, processor),
+                switch::Outcome::Left => match self.begin_exit(vmcs) {
+                    Begun::Instruction(reason) => return exit::decode(&vmcs, reason, &self.gprs),
+                    Begun::Done => None,
+                    Begun::Other(reason) => self.finish_exit_vmx(vmcs, processor, reason),
+                },
                 switch::Outcome::NmiCame => processor.take_nmi(self.mode),
                 switch::Outcome::Refused => Some(refused(vmcs)),
             };
@@ -274,8 +299,11 @@ impl Vcpu {
 
     /// Whether this is a child that runs without the protection that the hypervisor wants for itself.
     fn is_exposed(&mut self) -> bool {
-        let without = self.features.spec_ctrl == SpecCtrl::Switched && self.registers.spec_ctrl & IBRS == 0;
-        without && !self.is_parent() && self.vmx().capabilities.speculation.keep_ibrs
+        let switched = self.features.spec_ctrl == SpecCtrl::Switched;
+        switched
+            && self.registers.spec_ctrl & IBRS == 0
+            && !self.is_parent()
+            && self.vmx().capabilities.speculation.keep_ibrs
     }
 
     #[cold]

@@ -69,8 +69,15 @@ impl Speculation {
 
     /// Does it, before a virtual processor other than the last one runs on this logical processor. Caches and buffers matter
     /// only if that is a child's.
-    #[inline(never)]
+    #[inline]
     pub fn separate(&self, child: bool) {
+        if self.flush_cache | self.clear_buffers | self.forget_branches {
+            self.clean_up(child);
+        }
+    }
+
+    #[inline(never)]
+    fn clean_up(&self, child: bool) {
         // SAFETY: CPUID says that the commands exist; they change no state that software sees. VERW with a selector of data
         // that may be written changes a flag.
         unsafe {

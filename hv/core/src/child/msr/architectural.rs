@@ -128,18 +128,18 @@ impl<M: Machine> Child<M> {
     /// Reads a register of the processor; the outer `None` for others, the inner for those that fault.
     pub(super) fn architectural(
         &self,
+        hv: &Hypervisor<M>,
         vp: &Vp<M>,
         inner: &mut Inner<M>,
         number: u32,
-        tsc: u64,
     ) -> Option<Option<u64>> {
         let vcpu = &inner.vcpu;
         Some(Some(match number {
             X2APIC_FIRST..=X2APIC_LAST => {
-                let context = inner.context(vp, self.clock.read().effective(tsc));
+                let context = inner.context(vp, self.now(hv));
                 return Some(inner.apic.read_msr(number, &context).ok());
             }
-            TSC => tsc.wrapping_add(vcpu.get(Reg::TscOffset)),
+            TSC => hv.machine.tsc().wrapping_add(vcpu.get(Reg::TscOffset)),
             APIC_BASE => inner.apic.base().bits(),
             TSC_DEADLINE => inner.apic.tsc_deadline(),
             EFER => vcpu.get(Reg::Efer),

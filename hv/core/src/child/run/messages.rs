@@ -15,20 +15,27 @@ impl<M: Machine> Run<'_, M> {
     pub(super) fn expire_timers(&mut self) {
         self.timers_due = false;
         self.deadlines_changed = true;
-        let now = self.now();
-        let context = self.inner.context(self.vp, now);
-        if let Some(vector) = self.inner.apic.timer_expired(&context) {
-            self.vp.incoming.post_fixed(vector, false);
+        if self.inner.apic.timer_runs() {
+            let context = self.inner.context(self.vp, self.now());
+            if let Some(vector) = self.inner.apic.timer_expired(&context) {
+                self.vp.incoming.post_fixed(vector, false);
+            }
         }
-        if self.inner.timers.deadline().is_some() {
+        if let Some(due) = self.inner.timers.deadline() {
             let time = self.child.reference_time(self.hv);
-            for expiration in self.inner.timers.expire(time) {
-                match expiration {
-                    Expiration::Direct { vector } => {
-                        self.vp.incoming.post_fixed(vector, false);
-                    }
-                    Expiration::Message { .. } => self.messages_due = true,
+            if time >= due {
+                self.expire_synthetic_timers(time);
+            }
+        }
+    }
+
+    fn expire_synthetic_timers(&mut self, time: u64) {
+        for expiration in self.inner.timers.expire(time) {
+            match expiration {
+                Expiration::Direct { vector } => {
+                    self.vp.incoming.post_fixed(vector, false);
                 }
+                Expiration::Message { .. } => self.messages_due = true,
             }
         }
     }

@@ -53,7 +53,7 @@ const _: () = assert!(size_of::<FlushVirtualAddressSpaceInput>() == 24);
 
 fn masked(call: &Call<'_>) -> HvResult<(FlushFlags, Processors)> {
     let input: FlushVirtualAddressSpaceInput = call.header()?;
-    Ok((input.flags, Processors::of_mask(input.processor_mask)))
+    Ok((input.flags, Processors::First(input.processor_mask)))
 }
 
 fn sparse(call: &Call<'_>) -> HvResult<(FlushFlags, Processors)> {

@@ -21,7 +21,7 @@ pub(super) fn answer<M: Machine>(
     let (vector, processors) = if call.code() == HypercallCode::SEND_SYNTHETIC_CLUSTER_IPI {
         call.expect_simple()?;
         let input: SendSyntheticClusterIpiInput = call.header()?;
-        (vector(input.vector, input.target_vtl)?, Processors::of_mask(input.processor_mask))
+        (vector(input.vector, input.target_vtl)?, Processors::First(input.processor_mask))
     } else {
         call.expect_variable()?;
         let input: SendSyntheticClusterIpiExInput = call.header()?;

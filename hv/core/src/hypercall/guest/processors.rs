@@ -18,18 +18,13 @@ const BANKS: usize = (MAX_VPS / BANK) as usize;
 pub(super) enum Processors {
     /// All of the partition's.
     All,
+    /// Those of virtual processors 0 to 63 whose bits are set; some of them may not be there.
+    First(u64),
     /// Those whose bits are set; some of them may not be there.
     Some([u64; BANKS]),
 }
 
 impl Processors {
-    /// Those of virtual processors 0 to 63 whose bits are set.
-    pub fn of_mask(mask: u64) -> Self {
-        let mut banks = [0; BANKS];
-        banks[0] = mask;
-        Self::Some(banks)
-    }
-
     /// Reads the set at byte `offset` of the input; the variable part of the input is its banks. Banks that no virtual
     /// processor can be in are read, and left out.
     ///
@@ -60,6 +55,9 @@ impl Processors {
     pub fn for_each<M: Machine>(&self, child: &Child<M>, mut action: impl FnMut(VpRef<'_, M>)) {
         match self {
             Self::All => child.vps().for_each(action),
+            Self::First(mask) => {
+                set_bits(*mask).filter_map(|bit| child.vp(bit).ok()).for_each(action);
+            }
             Self::Some(banks) => {
                 for (base, bank) in (0..).step_by(BANK as usize).zip(banks) {
                     set_bits(*bank).filter_map(|bit| child.vp(base + bit).ok()).for_each(&mut action);
