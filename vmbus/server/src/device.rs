@@ -96,6 +96,12 @@ pub trait Handler: Send {
         0
     }
 
+    /// Whether a guest that has many packets under way is content with a turn of the thread's that comes later, and takes more
+    /// at once. Not so where it sends no more before it has the answers, as networks do (TCP small queues).
+    fn is_patient(&self) -> bool {
+        false
+    }
+
     /// What to wait for besides the guest's signals, asked after each run.
     fn wait(&self, wait: &mut Wait) {
         let _ = wait;

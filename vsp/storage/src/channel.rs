@@ -561,6 +561,10 @@ impl Handler for Channel {
         (DEPTH - self.free.len()) as u32
     }
 
+    fn is_patient(&self) -> bool {
+        true
+    }
+
     fn wait(&self, wait: &mut Wait) {
         self.engine.wait(wait);
         if self.negotiation.is_some() {

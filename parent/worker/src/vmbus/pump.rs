@@ -90,16 +90,16 @@ fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelE
         if let Some(watch) = &watch {
             watch.take_signal();
         }
-        let (turn, deep) = match channel.open().as_mut() {
+        let (turn, patience) = match channel.open().as_mut() {
             Some(open) => {
                 if channel.crowded.swap(false, Ordering::Relaxed) {
                     open.pace.crowded();
                 }
-                (one_turn(open, &mut wait)?, open.pace.is_deep())
+                (one_turn(open, &mut wait)?, open.pace.is_deep() && open.handler.is_patient())
             }
             None => return Ok(()),
         };
-        be_patient(&mut patient, deep);
+        be_patient(&mut patient, patience);
         if turn == Turn::Wait {
             wait.readable(channel.waker.source());
             if let Some(watch) = &mut watch {
@@ -116,10 +116,10 @@ fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelE
 }
 
 /// With many packets at a time it does not pay to displace a virtual processor, which has more to send, for each signal.
-fn be_patient(patient: &mut bool, deep: bool) {
-    if *patient != deep {
-        *patient = deep;
-        if let Err(error) = set_patient(deep) {
+fn be_patient(patient: &mut bool, wanted: bool) {
+    if *patient != wanted {
+        *patient = wanted;
+        if let Err(error) = set_patient(wanted) {
             log_line(format_args!("the scheduling of a VMBus channel's thread cannot be changed: {error}"));
         }
     }
