@@ -39,7 +39,9 @@ impl Vcpu {
     pub(crate) fn update_intercepts(&mut self) {
         self.touch(Clean::INTERCEPTS);
         let mut intercepts = self.vmcb.control.intercepts();
-        intercepts.set(Intercepts::VINTR, !self.offered && self.vmcb.control.interrupt_control & V_IRQ != 0);
+        let awaited = self.vmcb.control.interrupt_control & V_IRQ != 0;
+        // An interrupt that is taken while an instruction is stepped would put the flags of the step on the guest's stack.
+        intercepts.set(Intercepts::VINTR, awaited && (!self.offered || self.step.is_some()));
         intercepts.set(Intercepts::IRET, self.nmi_masked && self.step.is_none());
         self.vmcb.control.set_intercepts(intercepts);
         // A child that makes the processor raise #DB or #AC while it delivers #DB or #AC would hang it for ever; and

@@ -266,6 +266,32 @@ fn an_offered_interrupt_whose_delivery_is_cut_short_was_taken() {
 }
 
 #[test]
+fn an_offered_interrupt_does_not_come_into_a_step() {
+    let mut bench = Bench::new();
+    let mut child = bench.child();
+    child.offer_interrupt(0x51);
+    child.inject(Some(Event::Nmi));
+    assert_eq!(bench.round(&mut child, exit_code::IRET), None);
+    let intercepted = |child: &Vcpu| child.vmcb.control.intercepts().contains(Intercepts::VINTR);
+    assert!(intercepted(&child), "the guest could have interrupts on in its handler");
+    assert_eq!(bench.round(&mut child, exit_code::VINTR), Some(Exit::InterruptWindow));
+    assert!(!child.end_offer());
+    assert_eq!(child.get(Reg::Rflags) & 1 << 8, 0);
+    // A step that ends leaves the offer.
+    child.offer_interrupt(0x51);
+    assert_eq!(bench.round(&mut child, exit_code::IRET), None);
+    assert!(intercepted(&child));
+    let stepped = |vmcb: &mut Vmcb| {
+        vmcb.control.exit_code = exit_code::EXCEPTION_DB;
+        vmcb.save.dr6 |= 1 << 14;
+    };
+    assert_eq!(bench.round_with(&mut child, exit_code::EXCEPTION_DB, stepped), None);
+    assert!(!intercepted(&child));
+    bench.round_with(&mut child, HLT, |vmcb| vmcb.control.interrupt_control &= !V_IRQ);
+    assert!(child.end_offer());
+}
+
+#[test]
 fn nmis_stay_masked_until_iret_has_been_executed() {
     let mut bench = Bench::new();
     let mut child = bench.child();

@@ -147,7 +147,7 @@ impl Vcpu {
         if *control != before {
             self.touch(Clean::INTERRUPT);
         }
-        let intercepted = vector.is_some() && !offered;
+        let intercepted = vector.is_some() && (!offered || self.step.is_some());
         self.offered = offered;
         if self.vmcb.control.intercepts().contains(Intercepts::VINTR) != intercepted {
             self.update_intercepts();
