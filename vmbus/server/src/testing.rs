@@ -160,7 +160,8 @@ impl FakeGuest {
         let out = Outgoing::new(self.memory(), &rings.part(0, self.ring_size)?)?;
         let incoming = Incoming::new(self.memory(), &rings.part(self.ring_size, self.ring_size)?)?;
         let handler = device.open(&mut queue)?;
-        let mut channel = FakeChannel { queue, handler, pace: Pace::default(), out, incoming, rings: base };
+        let mut channel =
+            FakeChannel { queue, handler, pace: Pace::default(), out, incoming, signals: 0, rings: base };
         channel.run()?;
         Ok(channel)
     }
@@ -176,6 +177,7 @@ pub struct FakeChannel {
     pub pace: Pace,
     out: Outgoing,
     incoming: Incoming,
+    signals: u64,
     /// Address of the rings, for tests that spoil them: the guest's out-ring first.
     pub rings: u64,
 }
@@ -218,7 +220,12 @@ impl FakeChannel {
     pub fn send_raw(&mut self, head: Head, between: &[u8], payload: &[u8]) {
         let written = self.out.write_raw(head, &[between], &[payload]).expect("a ring as the guest made it");
         assert_eq!(written, Written::Done, "the guest's out-ring is full: let the device run");
-        self.out.finish().expect("a ring as the guest made it");
+        self.signals += u64::from(self.out.finish().expect("a ring as the guest made it"));
+    }
+
+    /// Signals that the guest has owed the device for its packets.
+    pub fn signals(&self) -> u64 {
+        self.signals
     }
 
     /// Lets the device run until it has nothing to do.

@@ -349,6 +349,38 @@ fn what_is_quickly_done_is_done_by_a_visit() {
 }
 
 #[test]
+fn many_requests_at_a_time_become_the_threads_and_are_signalled_once() {
+    let rig = quick_rig();
+    let mut channel = rig.open();
+    let at = rig.guest.allocate(4096);
+    let mut round = |depth: u64, refused: &mut u64| {
+        let before = channel.signals();
+        for number in 0..depth {
+            let signalled = channel.signals();
+            channel.send_gpa(number, request(&blocks(READ_10, 0, 8), 0, 4096).as_bytes(), &[(at, 4096)]);
+            if channel.signals() > signalled {
+                *refused += u64::from(!channel.visit().unwrap());
+            }
+        }
+        channel.run().unwrap();
+        assert_eq!(channel.receive_all().len(), depth as usize);
+        channel.signals() - before
+    };
+    let (mut singly, mut together) = (0, 0);
+    for _ in 0..300 {
+        assert_eq!(round(1, &mut singly), 1);
+    }
+    assert!((1..50).contains(&singly), "{singly} of 300 left to the thread");
+    let signals: Vec<u64> = (0..100).map(|_| round(32, &mut together)).collect();
+    assert_eq!(signals[0], 32, "each is visited");
+    assert_eq!(signals[50..], [1; 50]);
+    (0..32).for_each(|_| assert_eq!(round(1, &mut singly), 1));
+    let before = singly;
+    round(1, &mut singly);
+    assert_eq!(singly, before, "visited again");
+}
+
+#[test]
 fn a_visit_leaves_what_takes_long() {
     let rig = quick_rig();
     let mut channel = rig.open();
