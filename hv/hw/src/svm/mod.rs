@@ -25,7 +25,7 @@ use crate::physical::{self, PAGE_SIZE};
 use crate::processor::{LogicalProcessor, Mode};
 use crate::vcpu::features::Features;
 use crate::vcpu::page::PageOf;
-use crate::vcpu::{Engine, Vcpu, registers};
+use crate::vcpu::{Engine, Vcpu, extended, registers};
 use crate::vendor::ParentStart;
 use permission::{IoMap, MsrMap};
 use vmcb::{INTERRUPT_SHADOW, Intercepts, NP_ENABLE, V_INTR_MASKING, Vmcb};
@@ -104,6 +104,7 @@ impl Svm {
             let control = CR4_OSFXSR | CR4_OSXMMEXCPT | if self.features.xcr0 != 0 { CR4_OSXSAVE } else { 0 };
             asm!("mov {value}, cr4", "or {value}, {bits}", "mov cr4, {value}",
                 value = out(reg) _, bits = in(reg) control, options(nostack));
+            extended::begin(&self.features);
             msr::write(msr::EFER, msr::read(msr::EFER) | EFER_SVME);
             msr::write(VM_HSAVE_PA, save_area);
             switch::save_host(processor::host_state(processor));

@@ -1,5 +1,8 @@
 //! State that no entry into a partition switches: FPU and vector registers, XCR0, debug address registers, and three
 //! MSRs. It stays in the machine between the exits of a loaded virtual processor.
+//!
+//! While no virtual processor is loaded XCR0 has all of the states on ([`begin`]): writing it is slow, and where partitions
+//! use all of them nothing has to.
 
 use core::arch::asm;
 
@@ -44,7 +47,7 @@ impl Registers {
         // SAFETY: the caller's promise. The hypervisor itself uses none of these registers: its image has no vector
         // instructions, DR7 is clear in host mode.
         unsafe {
-            restore_states(area, features);
+            restore_states(area, features, features.xcr0);
             put_back_xcr0(self.xcr0, features);
             self.load_debug();
             self.load_msrs(features);
@@ -63,6 +66,7 @@ impl Registers {
             if all {
                 self.unload_msrs(features);
             }
+            turn_on(self.xcr0, features);
         }
     }
 
@@ -123,6 +127,26 @@ pub fn debug() -> [u64; 4] {
     [dr0, dr1, dr2, dr3]
 }
 
+/// Makes a processor ready for the first virtual processor.
+///
+/// # Safety
+/// `features` are this processor's; CR4.OSXSAVE is set if it has XSAVE.
+pub unsafe fn begin(features: &Features) {
+    // SAFETY: the caller's promise.
+    unsafe { write_xcr0(features.xcr0, features) };
+}
+
+/// Turns all states on in XCR0 of the machine, which is `xcr0`.
+///
+/// # Safety
+/// As for [`put_back_xcr0`].
+unsafe fn turn_on(xcr0: u64, features: &Features) {
+    if xcr0 != features.xcr0 {
+        // SAFETY: the caller's promise; the machine has all of these states.
+        unsafe { write_xcr0(features.xcr0, features) };
+    }
+}
+
 /// Sets XCR0 of the machine, if it has one, after [`save_states`] or [`restore_states`]. These leave all its states on,
 /// and the instruction is slow.
 ///
@@ -158,8 +182,8 @@ unsafe fn set_xcr0(value: u64) {
 /// Stores all extended states (even those that the guest has turned off: they keep their content) to `area`.
 ///
 /// # Safety
-/// `area` is a page for that alone; CR4.OSXSAVE is set if the machine has XSAVE. Changes XCR0.
-pub unsafe fn save_states(area: *mut u8, features: &Features) {
+/// `area` is a page for that alone; CR4.OSXSAVE is set if the machine has XSAVE. XCR0 is `xcr0`; afterwards it has all states.
+pub unsafe fn save_states(area: *mut u8, features: &Features, xcr0: u64) {
     let (low, high) = (features.xcr0 as u32, (features.xcr0 >> 32) as u32);
     // SAFETY: the caller's promise; all states in `features.xcr0` fit the page.
     unsafe {
@@ -168,7 +192,7 @@ pub unsafe fn save_states(area: *mut u8, features: &Features) {
             // As XSAVE would say it: x87 and XMM registers are not in their initial state.
             area.add(HEADER).cast::<u64>().write(3);
         } else {
-            set_xcr0(features.xcr0);
+            turn_on(xcr0, features);
             asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
         }
     }
@@ -178,14 +202,14 @@ pub unsafe fn save_states(area: *mut u8, features: &Features) {
 ///
 /// # Safety
 /// As for [`save_states`]; `area` holds a valid image.
-pub unsafe fn restore_states(area: *const u8, features: &Features) {
+pub unsafe fn restore_states(area: *const u8, features: &Features, xcr0: u64) {
     let (low, high) = (features.xcr0 as u32, (features.xcr0 >> 32) as u32);
     // SAFETY: the caller's promise.
     unsafe {
         if features.xcr0 == 0 {
             asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
         } else {
-            set_xcr0(features.xcr0);
+            turn_on(xcr0, features);
             asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
         }
     }

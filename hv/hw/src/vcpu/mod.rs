@@ -165,7 +165,7 @@ impl Vcpu {
         }
         // SAFETY: `enable` has prepared CR4, the state is this processor's, XCR0 is put back.
         unsafe {
-            extended::save_states(self.area.pointer().cast(), &self.features);
+            extended::save_states(self.area.pointer().cast(), &self.features, self.registers.xcr0);
             extended::put_back_xcr0(self.registers.xcr0, &self.features);
         }
         self.newest = Newest::Both;
@@ -178,7 +178,7 @@ impl Vcpu {
             extended::sanitize(&mut self.area, &self.features);
             // SAFETY: as in `fetch_area`; the image has just been made valid.
             unsafe {
-                extended::restore_states(self.area.pointer().cast(), &self.features);
+                extended::restore_states(self.area.pointer().cast(), &self.features, self.registers.xcr0);
                 extended::put_back_xcr0(self.registers.xcr0, &self.features);
             }
         }

@@ -34,7 +34,7 @@ use crate::processor::{LogicalProcessor, Mode};
 use crate::svm::vmcb::{INTERRUPT_SHADOW, Intercepts, Vmcb};
 use crate::vcpu::features::Features;
 use crate::vcpu::page::PageOf;
-use crate::vcpu::{Engine, Vcpu, registers as initial};
+use crate::vcpu::{Engine, Vcpu, extended, registers as initial};
 use crate::vendor::ParentStart;
 use bitmap::MsrBitmap;
 use capability::{CR4_VMXE, Capabilities};
@@ -99,6 +99,7 @@ impl Vmx {
                 msr::write(FEATURE_CONTROL, control | FEATURE_CONTROL_VMX | FEATURE_CONTROL_LOCKED);
             }
             asm!("mov cr0, {}", "mov cr4, {}", in(reg) cr0, in(reg) cr4, options(nostack));
+            extended::begin(&self.features);
             self.mark(region);
             field::vmxon(region)
         };
