@@ -59,6 +59,15 @@ pub unsafe fn write(to: u64, bytes: &[u8]) {
         unsafe { pointer(to).cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
         return;
     }
+    if let Ok(words) = <&[u8; 16]>::try_from(bytes)
+        && to.is_multiple_of(8)
+    {
+        for (to, word) in (to..).step_by(8).zip(words.as_chunks().0) {
+            // SAFETY: as before.
+            unsafe { pointer(to).cast::<u64>().write_volatile(u64::from_ne_bytes(*word)) };
+        }
+        return;
+    }
     if let Ok(word) = <[u8; 4]>::try_from(bytes)
         && to.is_multiple_of(4)
     {

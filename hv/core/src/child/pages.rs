@@ -147,11 +147,10 @@ struct Middle {
     reserved1: u64,
 }
 
-/// What comes after the XMM registers, up to what is reserved before the vectors, which the parent may be changing.
+/// What comes after the segment registers, up to what is reserved before the vectors, which the parent may be changing.
 #[repr(C)]
 #[derive(IntoBytes, Immutable)]
 struct Remainder {
-    segments: [SegmentRegister; 6],
     cr: [u64; 4],
     efer: u64,
     dr7: u64,
@@ -163,7 +162,8 @@ struct Remainder {
 const GENERAL: usize = offset_of!(VpRegisterPage, gp_registers);
 const MIDDLE: usize = offset_of!(VpRegisterPage, rip);
 const XMM: usize = offset_of!(VpRegisterPage, xmm);
-const REMAINDER: usize = offset_of!(VpRegisterPage, segments);
+const SEGMENT_REGISTERS: usize = offset_of!(VpRegisterPage, segments);
+const REMAINDER: usize = SEGMENT_REGISTERS + SEGMENTS.len() * size_of::<SegmentRegister>();
 const _: () = assert!(size_of::<Beginning>() == GENERAL);
 const _: () = assert!(MIDDLE + size_of::<Middle>() == XMM);
 const _: () = assert!(REMAINDER + size_of::<Remainder>() == offset_of!(VpRegisterPage, reserved2));
@@ -186,16 +186,17 @@ pub(super) fn publish_registers<M: Machine>(machine: &M, pages: &VpPages, inner:
     let interrupt_state = InterruptStateRegister::new()
         .with_interrupt_shadow(vcpu.interrupt_shadow())
         .with_nmi_masked(vcpu.nmi_masked());
-    let segment = |name| super::registers::segment_layout(vcpu.segment(name));
+    let segment = |place: usize, name| {
+        let segment = super::registers::segment_layout(vcpu.segment(name));
+        machine.write_frame(frame, SEGMENT_REGISTERS + place * size_of_val(&segment), segment.as_bytes());
+    };
+    segment(0, SegmentName::Es);
+    segment(1, SegmentName::Cs);
+    segment(2, SegmentName::Ss);
+    segment(3, SegmentName::Ds);
+    segment(4, SegmentName::Fs);
+    segment(5, SegmentName::Gs);
     let remainder = Remainder {
-        segments: [
-            segment(SegmentName::Es),
-            segment(SegmentName::Cs),
-            segment(SegmentName::Ss),
-            segment(SegmentName::Ds),
-            segment(SegmentName::Fs),
-            segment(SegmentName::Gs),
-        ],
         cr: [vcpu.get(Reg::Cr0), vcpu.get(Reg::Cr3), vcpu.get(Reg::Cr4), vcpu.get(Reg::Cr8)],
         efer: vcpu.get(Reg::Efer),
         dr7: vcpu.get(Reg::Dr7),

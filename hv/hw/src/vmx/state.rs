@@ -358,8 +358,18 @@ impl Vcpu {
         self.in_structure(|vmcs| vmcs.read(Field::GuestCsRights) as u16 & 0xf0ff).unwrap_or_default()
     }
 
-    #[inline(never)]
+    #[inline]
     pub(crate) fn resident_cpl(&self) -> u8 {
+        if self.loaded {
+            // SAFETY: while a virtual processor is loaded its structure is current.
+            privilege_level(&unsafe { Current::new() })
+        } else {
+            self.borrowed_cpl()
+        }
+    }
+
+    #[cold]
+    fn borrowed_cpl(&self) -> u8 {
         self.in_structure(|vmcs| privilege_level(&vmcs)).unwrap_or_default()
     }
 }
