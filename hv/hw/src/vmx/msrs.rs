@@ -28,10 +28,13 @@ fn values(save: &Save) -> [u64; 5] {
 
 impl Msrs {
     /// Makes them those of `save`.
-    pub fn load(&self, save: &Save) {
+    pub fn load(&self, save: &mut Save) {
         self.change(values(save), |number, value| {
-            // SAFETY: the hypervisor uses neither system calls nor SWAPGS, so what these hold is the guest's alone. It was
-            // in such a register before, or core has checked it.
+            if number == STAR {
+                return load_star(&mut save.star);
+            }
+            // SAFETY: the hypervisor uses neither system calls nor SWAPGS, so what these hold is the guest's alone. It was in
+            // such a register before, or core has checked it.
             unsafe { msr::write(number, value) };
         });
     }
@@ -53,6 +56,16 @@ impl Msrs {
         // SAFETY: every processor with long mode has the register; reading it changes nothing.
         save.kernel_gs_base = unsafe { msr::read(KERNEL_GS_BASE) };
         *self = Self { values: values(save), known: true };
+    }
+}
+
+/// Loads STAR, whose value nobody has checked: the manuals know none that it does not take. If there is one it becomes 0.
+fn load_star(value: &mut u64) {
+    // SAFETY: as in `Msrs::load`; a #GP is caught.
+    if !unsafe { msr::try_write(STAR, *value) } {
+        *value = 0;
+        // SAFETY: as before; a processor starts with this value.
+        unsafe { msr::write(STAR, 0) };
     }
 }
 

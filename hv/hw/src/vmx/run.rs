@@ -207,7 +207,7 @@ impl Vcpu {
         }
         // SAFETY: the reference ends here, and only the code on this processor makes such.
         let State { vpids: allocator, last, msrs } = unsafe { host::state(processor) };
-        state::load(&self.vmcb.save, msrs);
+        state::load(&mut self.vmcb.save, msrs);
         if core::mem::replace(last, structure) != structure {
             self.vmx().capabilities.speculation.separate(!self.is_parent());
         }

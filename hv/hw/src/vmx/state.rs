@@ -208,7 +208,7 @@ pub fn fill(vmcs: Current, save: &mut Save) {
 }
 
 /// Puts what is in the machine while a virtual processor is loaded into it.
-pub fn load(save: &Save, machine: &Msrs) {
+pub fn load(save: &mut Save, machine: &Msrs) {
     Place::Cr2.write(save.cr2);
     Place::Dr6.write(save.dr6);
     machine.load(save);
