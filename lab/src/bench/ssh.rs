@@ -13,7 +13,7 @@ use crate::progress;
 use crate::session::Session;
 
 const BOOT: Duration = Duration::from_secs(180);
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(180);
 /// The peer's guest stands still now and then, below the emulator's SVM.
 const TRIES: u32 = 3;
 const SYSTEM: &str = "stable";

@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::disk-grows", setting: USUAL, check: Check::Shared(grows) },
     Case { name: "vm::disk-of-a-block-device", setting: USUAL, check: Check::Shared(block_device) },
     Case { name: "vm::disk-full-parent", setting: USUAL, check: Check::Shared(full_parent) },
+    Case { name: "vm::disk-bad-sectors", setting: USUAL, check: Check::Free(bad_sectors) },
     Case { name: "vm::disk-survives-a-power-cut", setting: PLAIN, check: Check::Free(power_cut) },
 ];
 
@@ -283,6 +284,45 @@ fn full_parent(session: &mut Session) -> Result<()> {
     ensure!(said.contains("32+0 records out"), "The guest says, when the parent has room again: {said}");
     remove(session, "full")?;
     succeed(session, "umount /tmp/small").map(drop)
+}
+
+/// A device of 16 MiB, of which 32 KiB from 4 MiB on cannot be read or written; and one of which all can.
+const BAD: &str = "0 8192 linear /dev/loop6 0\\n8192 64 error\\n8256 24512 linear /dev/loop6 8256\\n";
+const GOOD: &str = "0 32768 linear /dev/loop6 0\\n";
+
+/// Errors of the device below reach the guest as sense data, where they are and as long as they are.
+fn bad_sectors(mut wish: Wish) -> Result<()> {
+    wish.extras.packages.push("dmsetup".into());
+    let mut session = Session::start(&BoxSpec { memory: 3072, ..BoxSpec::default() }, &wish, BOOT)?;
+    let session = &mut session;
+    let device = |command: &str, table: &str| {
+        format!("printf '{table}' | dmsetup {command} bad --noudevrules --noudevsync")
+    };
+    let file = "dd if=/dev/urandom of=/tmp/below.img bs=1M count=16 2>/dev/null && losetup /dev/loop6 /tmp/below.img";
+    succeed(session, &format!("{file} && {}", device("create", BAD)))?;
+    start(session, "bad", &["/dev/dm-0"])?;
+    let read =
+        |blocks: &str| format!("dd if=/dev/sda bs=4k {blocks} iflag=direct 2>&1 >/dev/null | tr '\\n' ' '");
+    let good = format!("{}; {}; {}", until("[ -b /dev/sda ]"), read("count=1024"), read("skip=1032"));
+    let said = in_guest(session, "bad", &good)?;
+    ensure!(
+        said.contains("1024+0 records out") && said.contains("3064+0 records out"),
+        "The guest reads what can be read: {said}"
+    );
+    let write = "dd if=/dev/zero of=/dev/sda bs=4k seek=1028 count=1 oflag=direct 2>&1 | tr '\\n' ' '";
+    for attempt in [&read("skip=1024 count=1"), &read("skip=1020 count=8"), write] {
+        let said = in_guest(session, "bad", &format!("{attempt}; dmesg | tail -n 5"))?;
+        ensure!(
+            said.contains("dd: ") && said.contains("Medium Error"),
+            "`{attempt}` where the medium is bad gives: {said}"
+        );
+    }
+    succeed(session, &format!("{} && dmsetup resume bad --noudevsync", device("reload", GOOD)))?;
+    let said =
+        in_guest(session, "bad", &hash("dd if=/dev/sda bs=4k skip=1024 count=256 iflag=direct 2>/dev/null"))?;
+    let expected = succeed(session, &hash("dd if=/tmp/below.img bs=4k skip=1024 count=256 2>/dev/null"))?;
+    ensure!(said == expected.trim(), "Mended, the medium has {expected} and the guest reads {said}.");
+    remove(session, "bad")
 }
 
 /// Mounts the box's disk where the test keeps its file.
