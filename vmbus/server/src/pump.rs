@@ -15,6 +15,8 @@ pub enum Turn {
     Wait,
     /// There is more to do.
     Again,
+    /// Nothing left to do, but the guest is about to send more, and does not signal it: another turn when others have run.
+    Yield,
 }
 
 /// Lets a handler do what is quickly done. Says whether nothing is left that a turn would do.
@@ -40,6 +42,10 @@ pub fn turn(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> Re
         queue.begin()?;
         handler.run(queue)?;
         pace.ran(queue.taken(), handler.under_way());
+        if pace.is_deep() && handler.is_patient() && queue.has_drained_some() {
+            queue.flush()?;
+            return Ok(Turn::Yield);
+        }
         if !queue.end()? {
             return Ok(Turn::Wait);
         }

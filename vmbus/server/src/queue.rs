@@ -130,6 +130,11 @@ impl Queue {
         self.taken
     }
 
+    /// Whether packets were taken in this run, and all of them.
+    pub(crate) fn has_drained_some(&self) -> bool {
+        self.drained && self.taken > 0
+    }
+
     /// Before a run: the guest need not signal packets.
     pub(crate) fn begin(&mut self) -> Result<(), ChannelError> {
         self.drained = false;

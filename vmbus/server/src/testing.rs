@@ -230,7 +230,7 @@ impl FakeChannel {
 
     /// Lets the device run until it has nothing to do.
     pub fn run(&mut self) -> Result<(), ChannelError> {
-        while turn(&mut self.queue, &mut *self.handler, &mut self.pace)? == Turn::Again {}
+        while turn(&mut self.queue, &mut *self.handler, &mut self.pace)? != Turn::Wait {}
         Ok(())
     }
 

@@ -194,6 +194,9 @@ fn copies(session: &mut Session) -> Result<()> {
     ensure!(there == here.trim(), "The guest has {there}, the parent {here}.");
     let again = session.shell("parterre vm copy system /tmp/file /root/new/file", Duration::from_secs(60))?;
     ensure!(again.stderr.contains("exists"), "A file was overwritten: {}{}", again.stdout, again.stderr);
+    in_system(session, "mkdir /small && mount -t tmpfs -o size=100k small /small")?;
+    let full = session.shell("parterre vm copy system /tmp/file /small/file", Duration::from_secs(60))?;
+    ensure!(full.stderr.contains("full"), "Without room in the guest: {}{}", full.stdout, full.stderr);
     succeed(session, "parterre vm copy system /tmp/file /root/new/file --overwrite").map(drop)
 }
 
@@ -220,7 +223,7 @@ fn backup(session: &mut Session) -> Result<()> {
     let copied = succeed(session, look)?;
     succeed(session, "umount /tmp/copy")?;
     ensure!(copied.trim() == wrote, "The guest wrote {wrote}, the copy has {copied}");
-    in_system(session, "umount /mnt")?;
+    in_system(session, "umount /mnt && echo 1 >/sys/block/sdb/device/delete")?;
     succeed(session, "parterre vm disk remove system --lun 9 && rm -r /tmp/copies /tmp/data.img").map(drop)
 }
 

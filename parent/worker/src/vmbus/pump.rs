@@ -100,7 +100,9 @@ fn serve(channel: &Channel, mut watch: Option<Watch<'_>>) -> Result<(), ChannelE
             None => return Ok(()),
         };
         be_patient(&mut patient, patience);
-        if turn == Turn::Wait {
+        if turn == Turn::Yield {
+            std::thread::yield_now();
+        } else if turn == Turn::Wait {
             wait.readable(channel.waker.source());
             if let Some(watch) = &mut watch {
                 watch.look_again(&mut wait);
