@@ -20,6 +20,7 @@ mod memory;
 mod network;
 mod process;
 pub mod rest;
+pub mod scheduler;
 pub mod store;
 mod supervise;
 mod switches;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use parterre_api::Paths;
-use parterre_vmms::{Manager, Store, adopt, rest};
+use parterre_vmms::{Manager, Store, adopt, rest, scheduler};
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +24,14 @@ struct Arguments {
     /// The worker program [default: vmwp beside this program].
     #[arg(long, value_name = "FILE")]
     worker: Option<PathBuf>,
+    /// Leave the kernel's scheduler as it is, though with its feature HRTICK virtual machines are slower: below a hypervisor
+    /// each setting of a timer is dear.
+    #[arg(long)]
+    keep_scheduler: bool,
 }
+
+/// There in the parent partition alone.
+const HYPERVISOR: &str = "/dev/mshv";
 
 type AnyError = Box<dyn std::error::Error>;
 
@@ -55,6 +62,9 @@ async fn run(arguments: Arguments) -> Result<(), AnyError> {
     let manager = Manager::new(paths.clone(), worker, store)?;
     manager.restore_switches().await;
     let adopted = adopt::adopt_workers(&manager).await;
+    if !arguments.keep_scheduler && Path::new(HYPERVISOR).exists() {
+        spare_timers();
+    }
     let listener = listen(&paths.api_socket())?;
     let defined = manager.list().len();
     eprintln!(
@@ -70,6 +80,19 @@ async fn run(arguments: Arguments) -> Result<(), AnyError> {
     }
     // Connections are cut and workers left running: the next service takes over.
     Ok(())
+}
+
+fn spare_timers() {
+    match scheduler::spare_timers() {
+        Ok(features) if features.is_empty() => {}
+        Ok(features) => eprintln!(
+            "vmms: turned off the scheduler's {}, with which timers are set too often (--keep-scheduler leaves it)",
+            features.join(" and ")
+        ),
+        Err(error) => eprintln!(
+            "vmms: the scheduler's feature HRTICK, with which virtual machines are slower, cannot be turned off: {error}"
+        ),
+    }
 }
 
 fn make_directory(path: &Path) -> Result<(), AnyError> {
