@@ -52,6 +52,11 @@ impl<T> Reply<T> {
         Reply(None)
     }
 
+    /// Whether nobody waits for the outcome.
+    pub fn is_nobodys(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Tells the outcome.
     pub fn send(mut self, outcome: Result<T, Failure>) {
         if let Some(tell) = self.0.take() {

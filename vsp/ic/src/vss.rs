@@ -146,9 +146,11 @@ impl Backup {
         self.enter(State::Checking { limit: limit.min(MAX_FROZEN), reply }, Operation::CheckReady);
     }
 
-    /// Thaws them. If a limit has done so already, that is an answer, not an error.
+    /// Thaws them. If a limit has done so already, or is about to, that is an answer, not an error.
     pub fn thaw(&mut self, reply: Reply<Thawed>) {
-        match self.state {
+        match &mut self.state {
+            // They are being thawed for nobody: whoever orders it now hears how that ends.
+            State::Thawing { reply: waiting, .. } if waiting.is_nobodys() => *waiting = reply,
             State::Frozen { .. } => self.begin_thaw(reply, Thawed::WasFrozen),
             State::Unknown => self.begin_thaw(reply, Thawed::WasNot),
             State::Thawed | State::Completing if self.overrun => reply.send(Ok(Thawed::WasNot)),

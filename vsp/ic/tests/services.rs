@@ -312,6 +312,35 @@ fn nobody_can_leave_a_guest_frozen() {
 }
 
 #[test]
+fn a_thaw_that_is_ordered_while_the_guest_is_thawed_by_itself_is_told_how_that_ends() {
+    for answer in [0, FAIL] {
+        let mut bench = Bench::running(Backup::default(), None);
+        let (freeze_reply, _freeze) = reply();
+        bench.session.order().unwrap().freeze(Duration::from_secs(30), freeze_reply);
+        step(&mut bench, 2, 0);
+        step(&mut bench, 5, 0);
+        bench.wait_for_deadline();
+        // The guest has been asked and has not answered.
+        assert_eq!(bench.asked().unwrap().body()[0], 6);
+        let (thaw_reply, thaw) = reply();
+        bench.session.order().unwrap().thaw(thaw_reply);
+        assert_eq!(thaw.try_recv(), Err(TryRecvError::Empty));
+        // Two at a time are one too many.
+        let (other_reply, other) = reply();
+        bench.session.order().unwrap().thaw(other_reply);
+        assert!(matches!(other.recv().unwrap(), Err(Failure::Conflict(_))));
+        bench.wait_for_deadline();
+        step(&mut bench, 6, answer);
+        if answer == FAIL {
+            step(&mut bench, 6, FAIL);
+            assert!(matches!(thaw.recv().unwrap(), Err(Failure::Refused(_))));
+        } else {
+            assert_eq!(thaw.recv().unwrap(), Ok(Thawed::WasNot));
+        }
+    }
+}
+
+#[test]
 fn a_guest_that_does_not_say_whether_it_froze_is_thawed() {
     for silent in [false, true] {
         let mut bench = Bench::running(Backup::default(), None);
