@@ -69,11 +69,13 @@ impl Server {
         Ok(())
     }
 
-    /// The guest says goodbye.
+    /// The guest says goodbye. One that does so while an earlier message of this kind is under way, as a guest that panics then,
+    /// hears the answer to this one alone.
     pub(super) fn unload(&mut self) -> Result<(), MessageError> {
         match self.connection.state {
             State::Connected(_) => self.begin_reset(AfterReset::Unload),
-            _ => return Err(MessageError::NotConnected(MessageType::UNLOAD)),
+            State::Resetting(_) => self.connection.state = State::Resetting(AfterReset::Unload),
+            State::Disconnected => return Err(MessageError::NotConnected(MessageType::UNLOAD)),
         }
         Ok(())
     }

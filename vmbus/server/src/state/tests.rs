@@ -358,6 +358,23 @@ fn goodbye_and_a_sudden_new_guest_wait_for_all_channels() {
 }
 
 #[test]
+fn a_goodbye_while_a_contact_waits_is_what_is_answered() {
+    let mut rig = Rig::connected(Version::WIN10_V5, 2);
+    rig.slow = true;
+    rig.gpadl(1, GPADL, 4);
+    rig.open(1, GPADL).unwrap();
+    rig.sent.clear();
+    rig.contact(Version::WIN10_V5);
+    rig.header(MessageType::UNLOAD).unwrap();
+    rig.header(MessageType::UNLOAD).unwrap();
+    assert_eq!(rig.sent.len(), 0);
+    rig.finish_closing();
+    rig.work();
+    assert_eq!((rig.sent.len(), rig.count(MessageType::UNLOAD_RESPONSE)), (1, 1));
+    assert!(rig.header(MessageType::UNLOAD).is_err());
+}
+
+#[test]
 fn a_channel_that_fails_costs_its_device_until_the_next_guest() {
     let mut rig = Rig::connected(Version::WIN10_V5, 2);
     rig.gpadl(1, GPADL, 4);
