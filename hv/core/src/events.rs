@@ -1,7 +1,7 @@
 //! Small steps that every exit handler takes: passing over the instruction, raising an exception.
 
 use crate::{
-    instruction::{Exiting, Mode, writes_control_register},
+    instruction::{ControlWrite, Exiting, Mode},
     machine::{Event, Reg, SegmentName, Vcpu},
     walk::{self, GuestMemory},
 };
@@ -69,8 +69,10 @@ pub(crate) fn refuse_control_register<V: Vcpu, G: GuestMemory + ?Sized>(
     physical_bits: u8,
 ) -> bool {
     let mode = Mode::of(vcpu);
-    let bytes = fetch_at_rip(vcpu, memory, physical_bits, mode);
-    let refused = vcpu.cpl() == 0 && bytes.is_some_and(|bytes| writes_control_register(&bytes, mode));
+    let written = fetch_at_rip(vcpu, memory, physical_bits, mode)
+        .and_then(|bytes| ControlWrite::decode(&bytes, mode))
+        .is_some_and(|write| matches!(write.control, 3 | 4));
+    let refused = vcpu.cpl() == 0 && written;
     if refused {
         general_protection(vcpu);
     }

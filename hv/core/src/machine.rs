@@ -318,6 +318,9 @@ pub trait Vcpu: Send {
     fn request_nmi_window(&mut self, request: bool);
     /// Sets whether HLT exits. A child's always does; the parent's does while the hypervisor has timers to watch.
     fn intercept_halt(&mut self, intercept: bool);
+    /// Has a child's writes of CR4 exit that set one of these `bits`, which the processor has and the child may not use. Where a
+    /// machine cannot tell them from others, and there are such bits, all of its writes exit.
+    fn refuse_cr4(&mut self, bits: u64);
     /// Sets whether exceptions of the vectors in `mask` (bit n: vector n) exit.
     fn intercept_exceptions(&mut self, mask: u32);
 }
@@ -372,6 +375,11 @@ pub enum Exit {
     },
     Xsetbv {
         value: u64,
+        length: Option<u8>,
+    },
+    /// MOV to CR4 (see [`Vcpu::refuse_cr4`]) from a general-purpose register, where the machine tells which, by [`gpr`] number.
+    WriteCr4 {
+        register: Option<u8>,
         length: Option<u8>,
     },
     /// A virtualization instruction, or another one that does not exist for partitions: raise #UD.

@@ -1,9 +1,11 @@
 //! The program inside a box that runs the lab's commands. Started by init with the path of the virtio-serial port;
 //! ends (and is started again) when the port does. With `--clock` it prints the monotonic clock's nanoseconds instead, with
-//! `--unreadable` the ranges of RAM that the kernel cannot read: what busybox cannot do.
+//! `--unreadable` the ranges of RAM that the kernel cannot read, and with `--dirty-pages` or `--impossible-state` it tries the
+//! hypervisor with a guest of its own: what busybox cannot do.
 
 #![forbid(unsafe_code)]
 
+mod guest;
 mod ram;
 
 use std::collections::HashMap;
@@ -42,6 +44,11 @@ fn main() -> Result<()> {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         println!("{}", i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec));
         return Ok(());
+    }
+    match path.as_str() {
+        "--dirty-pages" => return guest::dirty_pages(),
+        "--impossible-state" => return guest::impossible_state(),
+        _ => {}
     }
     if path == "--unreadable" {
         for range in ram::unreadable()? {

@@ -60,6 +60,8 @@ pub struct BoxSpec {
     pub model: Option<String>,
     /// Processor features to add or take: `+name` or `-name`.
     pub cpu_flags: Vec<String>,
+    /// The firmware has switched VMX off, for good (Intel).
+    pub vmx_locked: bool,
     /// The clock counts instructions: one processor, repeatable, no good for input and output.
     pub icount: bool,
 }
@@ -76,6 +78,7 @@ impl Default for BoxSpec {
             nics: Vec::new(),
             model: None,
             cpu_flags: Vec::new(),
+            vmx_locked: false,
             icount: false,
         }
     }
@@ -119,6 +122,10 @@ impl BoxSpec {
         if let Some(model) = &self.model {
             ensure!(is_name(model), "'{model}' is no model of processor, as in corei7_skylake_x.");
         }
+        ensure!(
+            !self.vmx_locked || self.vendor == Vendor::Intel,
+            "Only an Intel box has VMX; write cpu=-svm for an AMD box without SVM."
+        );
         for flag in &self.cpu_flags {
             let valid = is_name(flag.strip_prefix(['+', '-']).unwrap_or_default());
             ensure!(valid, "'{flag}' is no processor feature; write +name or -name, as in -svm.");
@@ -150,10 +157,11 @@ impl FromStr for BoxSpec {
                 Some(("net", name)) => spec.nics.push(nic(name)?),
                 Some(("model", name)) => spec.model = Some(name.to_owned()),
                 Some(("cpu", flag)) => spec.cpu_flags.push(flag.to_owned()),
+                Some(("vmx", "locked")) => spec.vmx_locked = true,
                 Some((key, _)) => bail!(
                     "A box has no '{key}'. It is written as in \
                      amd,cpus=4,memory=4G,numa=2,disk=FILE,scratch=FILE,net=e1000e,cpu=-svm \
-                     or intel,cpus=2,model=NAME."
+                     or intel,cpus=2,model=NAME,vmx=locked."
                 ),
             }
         }
@@ -212,6 +220,9 @@ mod tests {
         assert_eq!(spec.nics, [Nic::E1000e, Nic::Virtio]);
         assert_eq!(spec.cpu_flags, ["-svm"]);
         assert_eq!("".parse::<BoxSpec>().unwrap(), BoxSpec::default());
+        let spec: BoxSpec = "intel,vmx=locked".parse().unwrap();
+        assert!(spec.vmx_locked && spec.check().is_ok());
+        assert!(BoxSpec { vendor: Vendor::Amd, ..spec }.check().is_err());
         let spec: BoxSpec = "intel,model=corei7_skylake_x".parse().unwrap();
         assert_eq!(
             (spec.vendor, spec.cpus, spec.model.as_deref()),

@@ -1,7 +1,7 @@
 //! What CPUID tells a child: of the physical processor what a partition can have, less what the parent took away, plus the
 //! hypervisor's leaves; and over that the leaves that the parent answers itself.
 
-use super::{Child, Policy, privileges};
+use super::{Child, Policy, cr4, privileges};
 use crate::{
     features,
     hypervisor::Hypervisor,
@@ -116,6 +116,12 @@ pub(super) fn answer<M: Machine>(
         }
         _ => processor_leaf(&hv.machine, &policy, vcpu, index, (eax, ecx)),
     };
+    put_overrides(&policy, (eax, ecx), &mut answer);
+    answer
+}
+
+/// What the parent answers itself.
+fn put_overrides(policy: &Policy, (eax, ecx): (u32, u32), answer: &mut [u32; 4]) {
     for over in
         policy.cpuid.iter().filter(|o| o.leaf == eax && o.subleaf.is_none_or(|subleaf| subleaf == ecx))
     {
@@ -123,7 +129,50 @@ pub(super) fn answer<M: Machine>(
             *word = *word & !mask | value & mask;
         }
     }
-    answer
+}
+
+/// Bits of CR4 that the processor has, and which of them a child may set: those that its CPUID tells of.
+pub(super) fn cr4<M: Machine>(machine: &M, policy: &Policy) -> Cr4 {
+    let existing = cr4::told(|leaf, subleaf| {
+        let there = subleaf == 0 || machine.cpuid(leaf, 0)[0] >= subleaf;
+        if there { machine.cpuid(leaf, subleaf) } else { [0; 4] }
+    });
+    let allowed = cr4::told(|leaf, subleaf| {
+        let mut answer = [0; 4];
+        if subleaf == 0 {
+            answer = machine.cpuid(leaf, 0);
+            clear(leaf, &mut answer);
+            features::take_away(leaf, &mut answer, policy.disabled);
+        }
+        put_overrides(policy, (leaf, subleaf), &mut answer);
+        answer
+    });
+    Cr4 { existing, allowed: allowed & existing }
+}
+
+/// See [`cr4`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub(super) struct Cr4 {
+    pub existing: u64,
+    pub allowed: u64,
+}
+
+/// Takes out of a leaf's features what no child can have.
+fn clear(leaf: u32, r: &mut [u32; 4]) {
+    match leaf {
+        1 => {
+            r[2] &= !ECX1_CLEAR;
+            r[3] &= !EDX1_CLEAR;
+        }
+        7 => {
+            r[1] &= !EBX7_CLEAR;
+            r[2] &= !ECX7_CLEAR;
+            r[3] &= !EDX7_CLEAR;
+        }
+        0x8000_0001 => r[2] &= !EXT_ECX_CLEAR,
+        _ => {}
+    }
 }
 
 fn processor_leaf<M: Machine>(
@@ -167,14 +216,14 @@ fn processor_leaf<M: Machine>(
 
 fn basic<V: Vcpu>(policy: &Policy, vcpu: &V, index: u32, processors: u32, r: &mut [u32; 4]) {
     r[1] = r[1] & 0xFFFF | (index & 0xFF) << 24 | processors.min(255) << 16;
-    r[2] = r[2] & !ECX1_CLEAR | leaf::HYPERVISOR_PRESENT | ECX1_TSC_DEADLINE;
+    clear(1, r);
+    r[2] |= leaf::HYPERVISOR_PRESENT | ECX1_TSC_DEADLINE;
     if policy.flags.contains(PartitionCreationFlags::X2APIC_CAPABLE) {
         r[2] |= ECX1_X2APIC;
     }
     if vcpu.get(Reg::Cr4) & CR4_OSXSAVE != 0 {
         r[2] |= ECX1_OSXSAVE;
     }
-    r[3] &= !EDX1_CLEAR;
     if processors > 1 {
         r[3] |= EDX1_HTT;
     }
@@ -182,19 +231,16 @@ fn basic<V: Vcpu>(policy: &Policy, vcpu: &V, index: u32, processors: u32, r: &mu
 
 fn structured<V: Vcpu>(vcpu: &V, r: &mut [u32; 4]) {
     r[0] = r[0].min(1);
-    r[1] &= !EBX7_CLEAR;
-    r[2] &= !ECX7_CLEAR;
+    clear(7, r);
     if vcpu.get(Reg::Cr4) & CR4_PKE != 0 {
         r[2] |= ECX7_OSPKE;
     }
-    r[3] &= !EDX7_CLEAR;
 }
 
 fn extended(eax: u32, r: &mut [u32; 4]) {
     match eax {
         0x8000_0000 => r[0] = r[0].min(LAST_EXTENDED),
-        0x8000_0001 => r[2] &= !EXT_ECX_CLEAR,
-        _ => {}
+        other => clear(other, r),
     }
 }
 

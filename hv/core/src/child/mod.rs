@@ -7,6 +7,7 @@
 
 mod assist;
 mod cpuid;
+mod cr4;
 mod intercept;
 mod msr;
 mod overlays;
@@ -80,6 +81,8 @@ pub struct Child<M: Machine> {
     features: AtomicU64,
     /// Bit n is set if the parent answers accesses to a register whose number ends in n (modulo 64); which, the policy says.
     intercepts_msrs: AtomicU64,
+    /// How often what a virtual processor is told of changed. The first one sees 1.
+    pub(crate) policy_changes: AtomicU32,
     stage: AtomicU8,
     /// What was deposited for it.
     pub(crate) pool: Mutex<Pool>,
@@ -111,6 +114,7 @@ impl<M: Machine> Child<M> {
             features: AtomicU64::new(policy.features.bits()),
             intercepts_msrs: AtomicU64::new(0),
             policy: RwLock::new(policy),
+            policy_changes: AtomicU32::new(1),
             stage: AtomicU8::new(Stage::Created as u8),
             pool: Mutex::new(Pool::new(Owner(slot + 1))),
             space: RwLock::new(None),

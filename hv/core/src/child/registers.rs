@@ -53,6 +53,17 @@ const PLAIN: [(Name, Reg); 18] = [
     (Name::CR3, Reg::Cr3),
 ];
 
+/// No control register is intercepted, so nobody sees another value of one than the guest itself.
+fn own_name(name: Name) -> Name {
+    match name {
+        Name::INTERMEDIATE_CR0 => Name::CR0,
+        Name::INTERMEDIATE_CR3 => Name::CR3,
+        Name::INTERMEDIATE_CR4 => Name::CR4,
+        Name::INTERMEDIATE_CR8 => Name::CR8,
+        other => other,
+    }
+}
+
 fn plain(name: Name) -> Option<Reg> {
     PLAIN.iter().find(|(plain, _)| *plain == name).map(|(_, register)| *register)
 }
@@ -69,7 +80,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
     /// # Errors
     /// [`HvStatus::INVALID_PARAMETER`]: there is no such register.
     pub fn get(&mut self, name: Name) -> HvResult<RegisterValue> {
-        let vcpu = &mut self.inner.vcpu;
+        let (vcpu, name) = (&mut self.inner.vcpu, own_name(name));
         if let Some(register) = plain(name) {
             return Ok(vcpu.get(register).into());
         }
@@ -165,7 +176,7 @@ impl<M: Machine> RegisterAccess<'_, M> {
     /// [`HvStatus::INVALID_PARAMETER`]: there is no such register, or it cannot be written;
     /// [`HvStatus::INVALID_REGISTER_VALUE`]: it cannot hold this value.
     pub fn set(&mut self, name: Name, value: RegisterValue) -> HvResult<()> {
-        let low = value.as_u64();
+        let (low, name) = (value.as_u64(), own_name(name));
         let inner = &mut *self.inner;
         if let Some(segment) = segment_name(name) {
             return inner.set_segment(segment, value.as_segment());

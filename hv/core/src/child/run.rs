@@ -3,7 +3,9 @@
 mod messages;
 
 use super::{
-    Activity, Child, Inner, Stage, Vp, cpuid,
+    Activity, Child, Inner, Stage, Vp,
+    cpuid::{self, Cr4},
+    cr4,
     intercept::{self, MemoryAccess, Reporter},
     msr::Outcome,
     pages, startup,
@@ -14,13 +16,14 @@ use crate::{
     events,
     hypercall::{self, Call},
     hypervisor::Hypervisor,
-    instruction::{self, Exiting, Mode, Place},
+    instruction::{self, ControlWrite, Exiting, Mode, Place},
     machine::{
         Access, Event, Exit, Interrupts, IoExit, Machine, Mapping, Processor, Reg, TimerInterrupt, Vcpu, gpr,
     },
     parent::{ParentVp, Watched},
     power_on, xstate,
 };
+use core::sync::atomic::Ordering::Relaxed;
 use parterre_abi::{
     hypercall::{DispatchVpFlags, DispatchVpInput, DispatchVpOutput, VpDispatchEvent, VpDispatchState},
     message::{Message, MessageType},
@@ -147,6 +150,11 @@ impl<M: Machine> Run<'_, M> {
         if flags.contains(DispatchVpFlags::SCAN_INTERRUPT_INJECTION) {
             self.take_posted_vectors();
         }
+        let changes = self.child.policy_changes.load(Relaxed);
+        if self.inner.policy_seen != changes {
+            self.inner.policy_seen = changes;
+            self.follow_policy();
+        }
         let end = match () {
             () if self.inner.explicit_suspend => {
                 self.vp.schedule.suspend();
@@ -160,6 +168,13 @@ impl<M: Machine> Run<'_, M> {
             self.vp.schedule.end();
         }
         end
+    }
+
+    /// Has exit what the guest may not do by what it is told of its processor.
+    #[cold]
+    fn follow_policy(&mut self) {
+        let Cr4 { existing, allowed } = cpuid::cr4(&self.hv.machine, &self.child.policy.read());
+        self.inner.vcpu.refuse_cr4(existing & !allowed);
     }
 
     /// Runs with this virtual processor's state in the machine instead of the parent's.
@@ -504,6 +519,7 @@ impl<M: Machine> Run<'_, M> {
     fn handle_rare(&mut self, exit: Exit, parent: &mut ParentVp<M>) -> Option<End> {
         match exit {
             Exit::Xsetbv { value, length } => self.xsetbv(value, length),
+            Exit::WriteCr4 { register, length } => self.write_cr4(register, length),
             Exit::CacheInvalidate { length } => self.skip(length, Exiting::CacheInvalidate),
             Exit::ReadPerformanceCounter => events::general_protection(&mut self.inner.vcpu),
             Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
@@ -686,6 +702,31 @@ impl<M: Machine> Run<'_, M> {
         }
         self.inner.vcpu.set(Reg::Xcr0, value);
         self.skip(length, Exiting::Xsetbv);
+    }
+
+    /// MOV to CR4, which only code at privilege level 0 comes to.
+    #[cold]
+    fn write_cr4(&mut self, register: Option<u8>, length: Option<u8>) {
+        let vcpu = &self.inner.vcpu;
+        let mode = Mode::of(vcpu);
+        let decoded = || {
+            let write = ControlWrite::decode(&self.instruction_bytes()?, mode)?;
+            (write.control == 4).then_some((write.register, write.length))
+        };
+        // If there is another instruction now, it is executed.
+        let Some((register, length)) = register.zip(length).or_else(decoded) else { return };
+        let wide = vcpu.gprs()[usize::from(register & 0xF)];
+        let value = if mode == Mode::Bits64 { wide } else { wide & u64::from(u32::MAX) };
+        let [old, cr3, efer] = [Reg::Cr4, Reg::Cr3, Reg::Efer].map(|register| vcpu.get(register));
+        let allowed = cpuid::cr4(&self.hv.machine, &self.child.policy.read()).allowed;
+        if !cr4::can_write(value, &cr4::Context { old, cr3, efer, allowed }) {
+            return events::general_protection(&mut self.inner.vcpu);
+        }
+        self.inner.vcpu.set(Reg::Cr4, value);
+        if cr4::flushes(old, value) {
+            self.inner.vcpu.flush_tlb();
+        }
+        events::skip(&mut self.inner.vcpu, length);
     }
 
     /// An access that the address space does not allow.

@@ -4,10 +4,10 @@
 //! each other. It leaves the context here, and a signal beside those of INIT and SIPI; the started one takes both when it runs.
 
 use super::{
-    Child,
+    Child, cpuid,
     registers::{
-        CR0_PE, CR0_PG, is_canonical, is_valid_cr0, is_valid_cr4, is_valid_efer, is_valid_pat,
-        is_valid_rflags, segment, table,
+        CR0_PE, CR0_PG, is_canonical, is_valid_cr0, is_valid_efer, is_valid_pat, is_valid_rflags, segment,
+        table,
     },
 };
 use crate::{
@@ -77,7 +77,9 @@ impl<M: Machine> Child<M> {
     /// [`HvStatus::INVALID_REGISTER_VALUE`]: a processor cannot begin like this.
     pub(crate) fn start_vp(&self, hv: &Hypervisor<M>, index: u32, context: InitialVpContext) -> HvResult<()> {
         let vp = self.vp(index)?;
-        let context = checked(context, self.policy.read().physical_bits)?;
+        let policy = self.policy.read();
+        let context = checked(context, policy.physical_bits, cpuid::cr4(&hv.machine, &policy).allowed)?;
+        drop(policy);
         if !vp.startup.leave(&vp.incoming, context) {
             return Err(HvStatus::INVALID_VP_STATE);
         }
@@ -99,12 +101,12 @@ const BUSY_TSS: u8 = 3;
 ///
 /// # Errors
 /// [`HvStatus::INVALID_REGISTER_VALUE`]: no processor can be in this state (AMD APM 2, 15.5.1; Intel SDM 3C, 27.3.1).
-fn checked(mut context: InitialVpContext, physical_bits: u8) -> HvResult<InitialVpContext> {
+fn checked(mut context: InitialVpContext, physical_bits: u8, cr4: u64) -> HvResult<InitialVpContext> {
     let c = &mut context;
     let paging = c.cr0 & CR0_PG != 0;
     let long = paging && c.efer & EFER_LME != 0;
     let controls = is_valid_cr0(c.cr0)
-        && is_valid_cr4(c.cr4)
+        && c.cr4 & !cr4 == 0
         && is_valid_efer(c.efer)
         && is_valid_pat(c.msr_cr_pat)
         && c.cr3 >> physical_bits.min(63) == 0;

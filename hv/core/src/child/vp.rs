@@ -175,6 +175,8 @@ pub(crate) struct Inner<M: Machine> {
     pub counts: Counts,
     /// Lengths of instructions that exited lately.
     pub lengths: Lengths,
+    /// The state of [`Child::policy_changes`] that its intercepts follow.
+    pub policy_seen: u32,
 }
 
 /// The value of the notification register with which the parent wants to know nothing.
@@ -195,6 +197,7 @@ impl<M: Machine> Inner<M> {
             assist: Assist::new(assist),
             counts: Counts::default(),
             lengths: Lengths::default(),
+            policy_seen: 0,
         }
     }
 

@@ -544,6 +544,8 @@ impl Player {
             Exit::SlatFault { gpa, gva: None, access, page_table_walk: false },
             Exit::Exception { vector: number as u8, error: None, parameter: gpa },
             Exit::Xsetbv { value: bytes.word(), length },
+            Exit::WriteCr4 { register: length, length },
+            Exit::WriteCr4 { register: None, length: None },
             Exit::InvalidInstruction,
             Exit::ReadPerformanceCounter,
             Exit::CacheInvalidate { length },

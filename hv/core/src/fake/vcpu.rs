@@ -34,6 +34,7 @@ pub struct FakeVcpu {
     nmi_window: bool,
     halt_intercepted: bool,
     intercepted_exceptions: u32,
+    refused_cr4: u64,
     loaded_on: Option<usize>,
 }
 
@@ -72,6 +73,7 @@ impl FakeVcpu {
             nmi_window: false,
             halt_intercepted: !parent,
             intercepted_exceptions: 0,
+            refused_cr4: 0,
             loaded_on: None,
         };
         vcpu.power_on();
@@ -125,6 +127,11 @@ impl FakeVcpu {
     /// Whether exceptions of `vector` exit.
     pub fn intercepts_exception(&self, vector: u8) -> bool {
         self.intercepted_exceptions >> vector & 1 != 0
+    }
+
+    /// The bits of CR4 whose setting exits.
+    pub fn refused_cr4(&self) -> u64 {
+        self.refused_cr4
     }
 
     /// Whether HLT exits.
@@ -315,6 +322,10 @@ impl Vcpu for FakeVcpu {
 
     fn intercept_halt(&mut self, intercept: bool) {
         self.halt_intercepted = intercept;
+    }
+
+    fn refuse_cr4(&mut self, bits: u64) {
+        self.refused_cr4 = bits;
     }
 
     fn intercept_exceptions(&mut self, mask: u32) {

@@ -2,6 +2,7 @@
 
 use super::Call;
 use crate::{child::CpuidOverride, hypervisor::Hypervisor, machine::Machine};
+use core::sync::atomic::Ordering::SeqCst;
 use parterre_abi::{
     hypercall::{InstallInterceptInput, InterceptType, RegisterInterceptResultInput},
     status::{HvResult, HvStatus},
@@ -61,5 +62,7 @@ pub(super) fn register_result<M: Machine>(hv: &Hypervisor<M>, call: &Call<'_>) -
     };
     let mut policy = child.policy.write();
     policy.cpuid.retain(|old| (old.leaf, old.subleaf) != (new.leaf, new.subleaf));
-    policy.cpuid.try_push(new).map_err(|_| HvStatus::NO_RESOURCES)
+    policy.cpuid.try_push(new).map_err(|_| HvStatus::NO_RESOURCES)?;
+    child.policy_changes.fetch_add(1, SeqCst);
+    Ok(())
 }

@@ -108,6 +108,11 @@ impl Prefixes {
     pub fn extended(&self, register: u8) -> u8 {
         register & 7 | u8::from(self.rex_bit(2)) << 3
     }
+
+    /// The same for REX.B.
+    pub fn extended_base(&self, register: u8) -> u8 {
+        register & 7 | u8::from(self.rex_bit(0)) << 3
+    }
 }
 
 /// Reads a ModRM byte that names memory, and skips the address after it; gives the `reg` field without REX. `None` if

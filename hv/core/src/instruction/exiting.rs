@@ -81,16 +81,28 @@ impl Exiting {
     }
 }
 
-/// Whether the instruction at the start of `bytes` is a MOV to CR3 or CR4: the control registers whose reserved bits
-/// depend on what the processor has.
-pub fn writes_control_register(bytes: &[u8], mode: Mode) -> bool {
-    let mut cursor = Cursor::new(bytes);
-    let found = Prefixes::read(&mut cursor, mode).and_then(|(prefixes, opcode)| {
+/// A MOV to a control register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlWrite {
+    /// The control register's number.
+    pub control: u8,
+    /// The general-purpose register with the value.
+    pub register: u8,
+    /// The instruction's length, prefixes included.
+    pub length: u8,
+}
+
+impl ControlWrite {
+    /// The one at the start of `bytes`; `None` if that is another instruction.
+    pub fn decode(bytes: &[u8], mode: Mode) -> Option<Self> {
+        let mut cursor = Cursor::new(bytes);
+        let (prefixes, opcode) = Prefixes::read(&mut cursor, mode)?;
         let (second, modrm) = (cursor.byte()?, cursor.byte()?);
-        Some((prefixes, opcode, second, modrm))
-    });
-    // The ModRM byte always names a register, whatever its upper bits say.
-    found.is_some_and(|(prefixes, opcode, second, modrm)| {
-        !prefixes.lock && (opcode, second) == (0x0F, 0x22) && matches!(prefixes.extended(modrm >> 3), 3 | 4)
-    })
+        // The ModRM byte always names a register, whatever its upper bits say.
+        (!prefixes.lock && (opcode, second) == (0x0F, 0x22)).then(|| Self {
+            control: prefixes.extended(modrm >> 3),
+            register: prefixes.extended_base(modrm),
+            length: cursor.length(),
+        })
+    }
 }

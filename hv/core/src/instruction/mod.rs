@@ -15,7 +15,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use exiting::{Exiting, writes_control_register};
+pub use exiting::{ControlWrite, Exiting};
 pub use lengths::{Lengths, Place};
 pub use memory::MemoryAccess;
 

@@ -48,21 +48,23 @@ fn exiting_instructions() {
 fn writes_to_control_registers() {
     for mode in MODES {
         for (code, expected) in [
-            (&[0x0F, 0x22, 0xE0][..], true),
-            (&[0x0F, 0x22, 0xDF], true),
-            (&[0x66, 0x0F, 0x22, 0x27], true),
-            (&[0x0F, 0x22, 0xC0], false),
-            (&[0x0F, 0x22, 0xD0], false),
-            (&[0x0F, 0x20, 0xE0], false),
-            (&[0xF0, 0x0F, 0x22, 0xE0], false),
-            (&[0x0F, 0x22], false),
-            (&[], false),
+            (&[0x0F, 0x22, 0xE0][..], Some((4, 0, 3))),
+            (&[0x0F, 0x22, 0xDF], Some((3, 7, 3))),
+            (&[0x66, 0x0F, 0x22, 0x27], Some((4, 7, 4))),
+            (&[0x0F, 0x22, 0xC0], Some((0, 0, 3))),
+            (&[0x0F, 0x20, 0xE0], None),
+            (&[0xF0, 0x0F, 0x22, 0xE0], None),
+            (&[0x0F, 0x22], None),
+            (&[], None),
         ] {
-            assert_eq!(writes_control_register(code, mode), expected, "{code:x?} in {mode:?}");
+            let found = ControlWrite::decode(code, mode).map(|w| (w.control, w.register, w.length));
+            assert_eq!(found, expected, "{code:x?} in {mode:?}");
         }
     }
-    assert!(writes_control_register(&[0x41, 0x0F, 0x22, 0xE0], Mode::Bits64), "from R8");
-    assert!(!writes_control_register(&[0x44, 0x0F, 0x22, 0xE0], Mode::Bits64), "CR12 is not there");
+    let long =
+        |code: &[u8]| ControlWrite::decode(code, Mode::Bits64).map(|w| (w.control, w.register, w.length));
+    assert_eq!(long(&[0x41, 0x0F, 0x22, 0xE0]), Some((4, 8, 4)), "from R8");
+    assert_eq!(long(&[0x44, 0x0F, 0x22, 0xE0]), Some((12, 0, 4)), "CR12 is not there");
 }
 
 #[test]

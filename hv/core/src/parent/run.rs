@@ -130,7 +130,7 @@ impl<M: Machine> ParentVp<M> {
             Exit::InvalidInstruction | Exit::Monitor { .. } | Exit::Mwait { .. } => {
                 events::invalid_opcode(&mut self.vcpu);
             }
-            Exit::Io(_) | Exit::Exception { .. } => {}
+            Exit::Io(_) | Exit::Exception { .. } | Exit::WriteCr4 { .. } => {}
             Exit::Shutdown => self.shut_down(),
             Exit::Failed(code) => self.failed(code),
         }

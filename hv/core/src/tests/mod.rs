@@ -6,6 +6,7 @@
 pub(crate) mod between;
 mod calls;
 mod child_registers;
+mod control_registers;
 mod convention;
 mod devices;
 mod enlightened;

@@ -28,6 +28,7 @@ pub fn decode(vmcb: &Vmcb, gprs: &[u64; 16], next_rip: bool) -> Exit {
         code::NPF => slat_fault(control.exit_info_1, control.exit_info_2),
         code::XSETBV => Exit::Xsetbv { value: edx_eax, length },
         code::INVD | code::WBINVD => Exit::CacheInvalidate { length },
+        code::CR4_WRITE => Exit::WriteCr4 { register: moved_from(control.exit_info_1), length },
         code::MONITOR => Exit::Monitor { length },
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait { length },
         code::PAUSE => Exit::Pause,
@@ -49,6 +50,12 @@ pub fn decode(vmcb: &Vmcb, gprs: &[u64; 16], next_rip: bool) -> Exit {
 fn length_to(vmcb: &Vmcb, next: u64) -> Option<u8> {
     let length = (next as u32).wrapping_sub(vmcb.save.rip as u32);
     (1..=15).contains(&length).then_some(length as u8)
+}
+
+/// The register that MOV to a control register takes the value from, where the processor has decode assists (15.8.1).
+fn moved_from(info: u64) -> Option<u8> {
+    const IS_MOV: u64 = 1 << 63;
+    (info & IS_MOV != 0).then_some(info as u8 & 0xf)
 }
 
 fn io(vmcb: &Vmcb) -> IoExit {
@@ -131,6 +138,13 @@ mod tests {
         assert_eq!(exit(0x7c, 0, 0), Exit::ReadMsr { msr, length });
         assert_eq!(exit(0x7c, 1, 0), Exit::WriteMsr { msr, value: 0x3333_4444_1111_2222, length });
         assert_eq!(exit(0x8d, 0, 0), Exit::Xsetbv { value: 0x3333_4444_1111_2222, length });
+    }
+
+    #[test]
+    fn writes_of_cr4_name_their_register_where_the_processor_does() {
+        let length = Some(3);
+        assert_eq!(exit(0x14, 1 << 63 | 9, 0), Exit::WriteCr4 { register: Some(9), length });
+        assert_eq!(exit(0x14, 0, 0), Exit::WriteCr4 { register: None, length });
     }
 
     #[test]

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::heap::BootHeap;
 use crate::physical;
+use crate::vcpu::msrs;
 
 /// An MSR permission map: two bits (read, write) for each register of three ranges. Registers outside of them always exit.
 #[derive(Debug)]
@@ -61,19 +62,19 @@ impl MsrMap {
     /// Fills the map for the parent: the registers that are switched, virtualized or dangerous to the hypervisor exit, the
     /// others are the machine's own.
     pub fn fill_for_parent(&self) {
-        for msr in PARENT_READ_WRITE {
-            self.intercept(*msr, true, true);
+        for msr in msrs::PARENT_READ_WRITE.into_iter().chain(PARENT_READ_WRITE) {
+            self.intercept(msr, true, true);
         }
-        for msr in PARENT_WRITE {
-            self.intercept(*msr, false, true);
+        for msr in msrs::PARENT_WRITE.into_iter().chain(PARENT_WRITE) {
+            self.intercept(msr, false, true);
         }
     }
 
     /// Fills the map for children: everything exits but what VMLOAD and VMSAVE switch.
     pub fn fill_for_child(&self) {
         self.intercept_all();
-        for msr in CHILD_OWN {
-            self.intercept(*msr, false, false);
+        for msr in msrs::CHILD_OWN.into_iter().chain(msrs::SYSTEM_CALL) {
+            self.intercept(msr, false, false);
         }
     }
 }
@@ -88,26 +89,16 @@ impl IoMap {
     }
 }
 
-/// Registers of which both reads and writes exit for the parent.
-const PARENT_READ_WRITE: &[u32] = &[
-    0x6e0,       // TSC deadline: the hypervisor owns the timer
-    0x832,       // x2APIC LVT timer, likewise
-    0x838,       // x2APIC initial count
-    0x839,       // x2APIC current count
-    0x83e,       // x2APIC divide configuration
-    0xc000_0080, // EFER: SVME must stay set and unseen
+/// Of this vendor's registers those of which both reads and writes exit for the parent.
+const PARENT_READ_WRITE: [u32; 4] = [
     0xc001_0114, // VM_CR
     0xc001_0115, // IGNNE
     0xc001_0117, // VM_HSAVE_PA
     0xc001_0118, // SVM_KEY
 ];
 
-/// Registers of which writes exit for the parent, and reads do not.
-const PARENT_WRITE: &[u32] = &[
-    0x10,        // TSC: it is the hypervisor's clock
-    0x1b,        // APIC base: the APIC stays in x2APIC mode
-    0x3b,        // TSC adjust
-    0x830,       // x2APIC interrupt command: INIT and SIPI must not reach a processor
+/// Those of which writes exit, and reads do not.
+const PARENT_WRITE: [u32; 14] = [
     0xc000_0104, // TSC ratio
     0xc001_0010, // SYSCFG: memory encryption, and the registers below
     0xc001_0016, // IORR 0: redirects memory accesses
@@ -122,20 +113,6 @@ const PARENT_WRITE: &[u32] = &[
     0xc001_0112, // SMM address
     0xc001_0113, // SMM mask
     0xc001_0116, // SMM control
-];
-
-/// Registers that a child has to itself without an exit.
-const CHILD_OWN: &[u32] = &[
-    0x174,       // SYSENTER CS
-    0x175,       // SYSENTER ESP
-    0x176,       // SYSENTER EIP
-    0xc000_0081, // STAR
-    0xc000_0082, // LSTAR
-    0xc000_0083, // CSTAR
-    0xc000_0084, // SFMASK
-    0xc000_0100, // FS base
-    0xc000_0101, // GS base
-    0xc000_0102, // kernel GS base
 ];
 
 #[cfg(test)]
@@ -191,6 +168,8 @@ mod tests {
             .chain(0xc000_0000..0xc000_2000)
             .chain(0xc001_0000..0xc001_2000)
             .filter(|msr| map.intercepts(*msr) != (true, true));
-        assert_eq!(own.collect::<Vec<u32>>(), CHILD_OWN);
+        let mut expected = Vec::from_iter(msrs::CHILD_OWN.into_iter().chain(msrs::SYSTEM_CALL));
+        expected.sort_unstable();
+        assert_eq!(own.collect::<Vec<u32>>(), expected);
     }
 }

@@ -51,6 +51,12 @@ impl Vcpu {
         self.vmcb.control.intercept_exceptions = self.exceptions | always | step;
     }
 
+    /// Does [`parterre_core::machine::Vcpu::refuse_cr4`]: this vendor's processors do not tell bits apart.
+    pub(crate) fn refuse_cr4_svm(&mut self, bits: u64) {
+        self.vmcb.control.intercept_cr_write = if bits == 0 { 0 } else { 1 << 4 };
+        self.touch(Clean::INTERCEPTS);
+    }
+
     /// Makes the block ready for the next entry.
     #[inline]
     fn prepare(&mut self, processor: &LogicalProcessor) {

@@ -274,6 +274,7 @@ pub const TLB_FLUSH_ASID: u32 = 3;
 /// Exit codes (APM 2, appendix C).
 #[allow(missing_docs)]
 pub mod exit_code {
+    pub const CR4_WRITE: u64 = 0x14;
     pub const EXCEPTION_FIRST: u64 = 0x40;
     pub const EXCEPTION_DB: u64 = 0x41;
     pub const EXCEPTION_LAST: u64 = 0x5f;

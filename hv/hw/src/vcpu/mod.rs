@@ -10,6 +10,7 @@ pub mod asid;
 pub mod event;
 pub mod extended;
 pub mod features;
+pub mod msrs;
 pub mod page;
 pub mod registers;
 
@@ -364,6 +365,13 @@ impl machine::Vcpu for Vcpu {
             intercepts.set(Intercepts::HLT, wanted);
             self.vmcb.control.set_intercepts(intercepts);
             self.touch(Clean::INTERCEPTS);
+        }
+    }
+
+    fn refuse_cr4(&mut self, bits: u64) {
+        match self.engine {
+            Engine::Svm => self.refuse_cr4_svm(bits),
+            Engine::Vmx(_) => self.refuse_cr4_vmx(bits),
         }
     }
 

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
 use crate::heap::BootHeap;
 use crate::physical;
+use crate::vcpu::msrs;
 
 /// Four bitmaps of a KiB: reads of low registers, reads of high ones, writes of low ones, writes of high ones. Registers
 /// outside of both ranges always exit.
@@ -54,57 +55,37 @@ impl MsrBitmap {
     /// Fills the bitmaps for the parent: the registers that are switched, virtualized or dangerous to the hypervisor exit,
     /// the others are the machine's own.
     pub fn fill_for_parent(&self) {
-        PARENT_READ_WRITE.iter().cloned().flatten().for_each(|msr| self.intercept(msr, true, true));
-        PARENT_WRITE.iter().cloned().chain(SYSTEM_CALL).for_each(|msr| self.intercept(msr, false, true));
+        let own = PARENT_READ_WRITE.into_iter().flatten();
+        own.chain(msrs::PARENT_READ_WRITE).for_each(|msr| self.intercept(msr, true, true));
+        let writes = PARENT_WRITE.into_iter().chain(msrs::PARENT_WRITE).chain(msrs::SYSTEM_CALL);
+        writes.for_each(|msr| self.intercept(msr, false, true));
     }
 
     /// Fills the bitmaps for children: everything exits but what entries and exits switch, or stays in the machine for a
     /// loaded processor.
     pub fn fill_for_child(&self) {
         self.0.iter().for_each(|byte| byte.store(0xff, SeqCst));
-        CHILD_OWN.iter().for_each(|msr| self.intercept(*msr, false, false));
-        SYSTEM_CALL.for_each(|msr| self.intercept(msr, false, true));
+        msrs::CHILD_OWN.into_iter().for_each(|msr| self.intercept(msr, false, false));
+        msrs::SYSTEM_CALL.for_each(|msr| self.intercept(msr, false, true));
     }
 }
 
-/// Registers of which both reads and writes exit for the parent.
-const PARENT_READ_WRITE: &[core::ops::RangeInclusive<u32>] = &[
-    0x3a..=0x3a,               // feature control: VMX is taken
-    0x480..=0x492,             // VMX capabilities
-    0x560..=0x561,             // processor trace output: it goes to physical addresses
-    0x570..=0x587,             // processor trace
-    0x600..=0x600,             // debug store: buffers that the processor fills in hypervisor code, too
-    0x6e0..=0x6e0,             // TSC deadline: the hypervisor owns the timer
-    0x832..=0x832,             // x2APIC LVT timer, likewise
-    0x838..=0x839,             // x2APIC initial and current count
-    0x83e..=0x83e,             // x2APIC divide configuration
-    0xc000_0080..=0xc000_0080, // EFER: its changes change the entry controls
+/// Of this vendor's registers those of which both reads and writes exit for the parent.
+const PARENT_READ_WRITE: [core::ops::RangeInclusive<u32>; 5] = [
+    0x3a..=0x3a,   // feature control: VMX is taken
+    0x480..=0x492, // VMX capabilities
+    0x560..=0x561, // processor trace output: it goes to physical addresses
+    0x570..=0x587, // processor trace
+    0x600..=0x600, // debug store: buffers that the processor fills in hypervisor code, too
 ];
 
-/// Registers of which writes exit for the parent, and reads do not.
-const PARENT_WRITE: &[u32] = &[
-    0x10,  // TSC: it is the hypervisor's clock
-    0x1b,  // APIC base: the APIC stays in x2APIC mode
-    0x3b,  // TSC adjust
+/// Those of which writes exit, and reads do not.
+const PARENT_WRITE: [u32; 5] = [
     0x79,  // microcode update
     0x8b,  // microcode revision, which asking for it writes
     0x9b,  // SMM monitor control
     0x1f2, // SMM range
     0x1f3, //
-    0x830, // x2APIC interrupt command: INIT and SIPI must not reach a processor
-];
-
-/// STAR, LSTAR, CSTAR, SFMASK: what they hold is to be known when another virtual processor is loaded ([`super::msrs`]).
-const SYSTEM_CALL: core::ops::RangeInclusive<u32> = 0xc000_0081..=0xc000_0084;
-
-/// Registers that a child has to itself without an exit.
-const CHILD_OWN: &[u32] = &[
-    0x174,       // SYSENTER CS
-    0x175,       // SYSENTER ESP
-    0x176,       // SYSENTER EIP
-    0xc000_0100, // FS base
-    0xc000_0101, // GS base
-    0xc000_0102, // kernel GS base
 ];
 
 #[cfg(test)]
@@ -154,8 +135,8 @@ mod tests {
         map.fill_for_child();
         let own =
             (0..0x2000).chain(0xc000_0000..0xc000_2000).filter(|msr| map.intercepts(*msr) != (true, true));
-        let (mut shared, own): (Vec<_>, Vec<_>) = own.partition(|msr| SYSTEM_CALL.contains(msr));
-        assert_eq!(own, CHILD_OWN);
+        let (mut shared, own): (Vec<_>, Vec<_>) = own.partition(|msr| msrs::SYSTEM_CALL.contains(msr));
+        assert_eq!(own, msrs::CHILD_OWN);
         assert_eq!(shared.len(), 4);
         assert!(shared.drain(..).all(|msr| map.intercepts(msr) == (false, true)));
     }

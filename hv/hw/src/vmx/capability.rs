@@ -265,12 +265,12 @@ fn adjust(required: u32, optional: u32, allowed: u64, what: &'static str) -> Res
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::HashMap;
 
     /// The capability registers of a Haswell, more or less.
-    fn haswell() -> HashMap<u32, u64> {
+    pub fn haswell() -> HashMap<u32, u64> {
         HashMap::from([
             (register::BASIC, 1 << 55 | 6 << 50 | 1024 << 32 | 0x12),
             (register::TRUE_PIN, 0x0000_007f_0000_0016),

@@ -20,7 +20,8 @@ const CR0_ET: u64 = 1 << 4;
 const CR0_EXISTING: u64 = 0xe005_003f;
 /// CR4: entries of 8 bytes.
 pub const CR4_PAE: u64 = 1 << 5;
-const CR4_PCIDE: u64 = 1 << 17;
+/// CR4: process-context identifiers.
+pub const CR4_PCIDE: u64 = 1 << 17;
 /// EFER: long mode when paging is on.
 pub const EFER_LME: u64 = 1 << 8;
 /// EFER: long mode.

@@ -12,7 +12,7 @@ use crate::vcpu::{Vcpu, event};
 
 const RFLAGS_IF: u64 = 1 << 9;
 /// Bits of EFER that Intel's processors have: SCE, LME, LMA, NXE. Others would have the entry fail.
-const EFER_EXISTING: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(super) const EFER_EXISTING: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
 
 impl Vcpu {
     /// Makes the structure ready for the next entry.
@@ -88,6 +88,7 @@ impl Vcpu {
         vmcs.write(Field::GuestCr3, cr3);
         vmcs.write(Field::GuestCr4, own.capabilities.real_cr4(cr4));
         vmcs.write(Field::Cr4Shadow, cr4);
+        vmcs.write(Field::Cr4Mask, own.cr4_owned);
         vmcs.write(Field::GuestEfer, efer);
         let long = if efer & EFER_LMA != 0 { ENTRY_LONG_MODE } else { 0 };
         vmcs.write(Field::EntryControls, (own.controls.entry | long).into());

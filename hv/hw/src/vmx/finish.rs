@@ -75,7 +75,7 @@ impl Vcpu {
         reason: u32,
     ) -> Option<Exit> {
         if reason & reason::ENTRY_FAILED != 0 {
-            check::report(&vmcs, reason);
+            check::report(&vmcs, self.vmx().capabilities, reason);
             return Some(Exit::Failed(reason.into()));
         }
         let injected = self.pending.take();
@@ -85,10 +85,7 @@ impl Vcpu {
         }
         match reason {
             reason::EXCEPTION_OR_NMI => self.finish_exception_or_nmi(vmcs, processor),
-            reason::CONTROL_REGISTER => {
-                self.finish_control_register(vmcs);
-                None
-            }
+            reason::CONTROL_REGISTER => self.finish_control_register(vmcs),
             reason::INTERRUPT_WINDOW | reason::TPR_BELOW_THRESHOLD => {
                 self.request_interrupt_window(None);
                 Some(Exit::InterruptWindow)
@@ -221,26 +218,30 @@ impl Vcpu {
         None
     }
 
-    /// A MOV to CR0 or CR4 that would change a bit that is not the guest's.
+    /// A MOV to CR0 or CR4 that would change a bit that is not the guest's; `None` if the guest goes on.
     #[cold]
-    fn finish_control_register(&mut self, vmcs: Current) {
+    fn finish_control_register(&mut self, vmcs: Current) -> Option<Exit> {
         self.recall();
         let long_code = self.is_long_code();
         let save = &self.vmcb.save;
         let context = Cr0Context { old: save.cr0, cr4: save.cr4, efer: save.efer, long_code };
-        // CR4's such bits can never be set, and those that are there cannot be cleared.
         let written = match control::moved_to(vmcs.read(Field::ExitQualification)) {
             Some((0, register)) => control::write_cr0(self.gprs[register], &context),
+            Some((4, register)) if !self.is_parent() => {
+                return Some(Exit::WriteCr4 { register: Some(register as u8), length: exit::length(&vmcs) });
+            }
+            // The parent can never set such bits of CR4.
             _ => None,
         };
         let Some(cr0) = written.filter(|cr0| self.can_page(*cr0)) else {
             self.pending = Some(Event::Exception(VECTOR_GP, Some(0)));
-            return;
+            return None;
         };
         self.flush |= (cr0 ^ context.old) & (CR0_PG | 1) != 0;
         self.vmcb.save.cr0 = cr0;
         self.touch(Clean::CONTROL);
         self.pass_over(vmcs);
+        None
     }
 
     /// Whether the four entries that PAE paging begins with, if CR0 turns that on, can be loaded.

@@ -28,10 +28,8 @@ pub(super) const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
 pub(super) const NMIS_MASKED: u64 = 1 << 3;
 /// Bits of CR0 whose changes exit.
 pub(super) const CR0_OWNED: u64 = CR0_NE | CR0_NW | CR0_CD;
-/// Bits of CR4 whose changes exit, for the parent.
-const CR4_OWNED_PARENT: u64 = CR4_VMXE | CR4_SMXE;
-/// Bits of CR4 whose changes exit, for children: all that they are not told of.
-const CR4_OWNED_CHILD: u64 = !0x77_0fff;
+/// Bits of CR4 whose changes exit, whoever it is.
+const CR4_OWNED: u64 = CR4_VMXE | CR4_SMXE;
 /// How long a child runs at most, in ticks of the preemption timer: milliseconds. A physical interrupt ends its run before
 /// that, but in Bochs not if the guest was entered with its interrupts off.
 const LONGEST_RUN: u64 = 1 << 21;
@@ -54,6 +52,8 @@ pub struct Own {
     pub(super) controls: Controls,
     /// Physical address of the MSR bitmaps.
     bitmap: u64,
+    /// Bits of CR4 whose changes exit.
+    pub(super) cr4_owned: u64,
     /// The frame of the top table of the address space.
     pub(super) root: u64,
     /// The structure has been launched on this processor.
@@ -94,6 +94,7 @@ impl Own {
             capabilities,
             controls,
             bitmap,
+            cr4_owned: CR4_OWNED,
             root,
             launched: false,
             host: usize::MAX,
@@ -130,7 +131,7 @@ impl Own {
 
     /// Fills in what never changes.
     #[cold]
-    fn prepare(&mut self, vmcs: Current, cr4_owned: u64) {
+    fn prepare(&mut self, vmcs: Current) {
         let Controls { pin, primary, secondary, exit, .. } = self.controls;
         for (field, value) in [
             (Field::PinControls, pin),
@@ -158,7 +159,6 @@ impl Own {
         vmcs.write(Field::EptPointer, self.capabilities.ept_pointer(self.root));
         vmcs.write(Field::VmcsLink, u64::MAX);
         vmcs.write(Field::Cr0Mask, CR0_OWNED);
-        vmcs.write(Field::Cr4Mask, cr4_owned);
         if primary & primary::TPR_SHADOW != 0 {
             vmcs.write(Field::VirtualApicPage, self.apic_page.address());
             vmcs.write(Field::TprThreshold, 0);
@@ -184,8 +184,20 @@ impl Vcpu {
         }
     }
 
+    /// Bits of CR4 whose changes exit.
     pub(super) fn cr4_owned(&self) -> u64 {
-        if self.is_parent() { CR4_OWNED_PARENT } else { CR4_OWNED_CHILD }
+        match &self.engine {
+            Engine::Vmx(own) => own.cr4_owned,
+            Engine::Svm => 0,
+        }
+    }
+
+    /// Does [`parterre_core::machine::Vcpu::refuse_cr4`].
+    pub(crate) fn refuse_cr4_vmx(&mut self, bits: u64) {
+        // What the guest has set meanwhile of what was its own is to be known first.
+        self.recall();
+        self.vmx().cr4_owned = CR4_OWNED | bits;
+        self.touch(Clean::CONTROL);
     }
 
     /// Finishes [`parterre_core::machine::Vcpu::load`].
@@ -225,8 +237,7 @@ impl Vcpu {
     /// Moves the registers from the block to the structure, for good.
     #[cold]
     fn fill_structure(&mut self, vmcs: Current) {
-        let cr4_owned = self.cr4_owned();
-        self.vmx().prepare(vmcs, cr4_owned);
+        self.vmx().prepare(vmcs);
         state::fill(vmcs, &mut self.vmcb.save);
         self.clean = Clean::empty();
         self.kept = true;
@@ -280,7 +291,7 @@ impl Vcpu {
                     Begun::Other(reason) => self.finish_exit_vmx(vmcs, processor, reason),
                 },
                 switch::Outcome::NmiCame => processor.take_nmi(self.mode),
-                switch::Outcome::Refused => Some(refused(vmcs)),
+                switch::Outcome::Refused => Some(refused(vmcs, self.vmx().capabilities)),
             };
             if let Some(exit) = exit {
                 return exit;
@@ -315,8 +326,8 @@ impl Vcpu {
 
 /// The processor would not even try.
 #[cold]
-fn refused(vmcs: Current) -> Exit {
+fn refused(vmcs: Current, capabilities: &Capabilities) -> Exit {
     let error = vmcs.read(Field::InstructionError);
-    check::report(&vmcs, error as u32);
+    check::report(&vmcs, capabilities, error as u32);
     Exit::Failed(REFUSED | error)
 }

@@ -16,7 +16,7 @@
 use std::fs;
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 
 use super::PROGRAM;
@@ -155,6 +155,47 @@ pub fn program(bundle: &Bundle) -> Result<String> {
     Ok(mended)
 }
 
+/// `BX_CPU_C::allowVmxForFirmware()`, in which Bochs does to `IA32_FEATURE_CONTROL` what firmware does: sets the lock and that VMX can
+/// be used (Intel SDM volume 3C, 24.7).
+const FIRMWARE: &str = "_ZN8BX_CPU_C19allowVmxForFirmwareEv";
+/// The end of its body: OR DWORD [RDI + n], 5; RET. What is or-ed comes right before RET.
+const FIRMWARE_END: (u8, u8) = (0b101, 0xc3);
+const LOCK_ONLY: u8 = 0b001;
+
+/// The path in the bundle of a Bochs, mended as [`program`] says, whose firmware switches VMX off and locks it.
+///
+/// # Errors
+/// When it cannot be read or written, or this Bochs has no place for that.
+pub fn program_without_vmx(bundle: &Bundle) -> Result<String> {
+    let mended = program(bundle)?;
+    let locked = format!("{mended}-vmx-locked");
+    let _lock = cache::Lock::take("bochs-mended")?;
+    let copy = bundle.root().join(&locked);
+    if !copy.exists() {
+        let original = bundle.root().join(&mended);
+        let mut bytes =
+            fs::read(&original).with_context(|| format!("{} cannot be read.", original.display()))?;
+        ensure!(
+            lock_vmx(&mut bytes),
+            "Bochs does not set IA32_FEATURE_CONTROL where version 3.1 does (see lab/src/boxes/bochs/mend.rs), so it cannot have \
+             VMX locked."
+        );
+        write_program(&copy, &bytes).with_context(|| format!("{} cannot be written.", copy.display()))?;
+    }
+    Ok(locked)
+}
+
+fn lock_vmx(program: &mut [u8]) -> bool {
+    let Some(place) = function(program, FIRMWARE) else { return false };
+    match &mut program[place] {
+        [.., value, end] if (*value, *end) == FIRMWARE_END => {
+            *value = LOCK_ONLY;
+            true
+        }
+        _ => false,
+    }
+}
+
 fn mend_division(program: &mut [u8]) -> bool {
     let place = function(program, SYMBOL).filter(|place| place.len() >= BODY.len());
     place.map(|place| program[place.start..][..BODY.len()].copy_from_slice(&BODY)).is_some()
@@ -209,7 +250,7 @@ mod tests {
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         for program in [Vec::new(), vec![0x7f; 4096], own] {
             let mut mended = program.clone();
-            assert!(!mend_division(&mut mended) && !mend_traces(&mut mended));
+            assert!(!mend_division(&mut mended) && !mend_traces(&mut mended) && !lock_vmx(&mut mended));
             assert!(mended == program);
         }
     }

@@ -75,7 +75,8 @@ impl Emulator for Bochs {
         let (firmware, video) = (self.bundle.file(FIRMWARE)?, self.bundle.file(VIDEO)?);
         let parts = Parts { firmware: &firmware, video: &video, boot: disks, cables: &cables };
         configuration::write(spec, &parts, dir)?;
-        let mut command = self.bundle.command(&self.program)?;
+        let locked = if spec.vmx_locked { Some(mend::program_without_vmx(&self.bundle)?) } else { None };
+        let mut command = self.bundle.command(locked.as_deref().unwrap_or(&self.program))?;
         command.env("LTDL_LIBRARY_PATH", self.bundle.root().join(PLUGINS));
         command.env("BXSHARE", self.bundle.root().join("usr/share/bochs"));
         // Its picture of a text screen goes to a terminal that it makes for itself, where nobody looks.

@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     Case { name: "boot::without-nested-paging", setting: PLAIN, check: Check::Free(without_npt) },
     Case { name: "boot::without-no-execute", setting: PLAIN, check: Check::Free(without_nx) },
     Case { name: "boot::intel-without-vmx", setting: PLAIN, check: Check::Free(without_vmx) },
+    Case { name: "boot::intel-vmx-locked", setting: PLAIN, check: Check::Free(vmx_locked) },
     Case { name: "boot::intel-without-ept", setting: PLAIN, check: Check::Free(without_ept) },
     Case { name: "boot::intel-without-real-mode", setting: PLAIN, check: Check::Free(without_real_mode) },
     Case { name: "boot::intel-without-no-execute", setting: PLAIN, check: Check::Free(intel_without_nx) },
@@ -51,7 +52,7 @@ fn without_nx(wish: Wish) -> Result<()> {
     refused(wish, &["-nx"], None, "NX")
 }
 
-/// As [`refused`], for an Intel box. (That firmware locks VMX switched off cannot be shown: Bochs locks it switched on.)
+/// As [`refused`], for an Intel box.
 fn intel_refused(mut wish: Wish, spec: &str, word: &str) -> Result<()> {
     let spec: BoxSpec = spec.parse()?;
     wish.fallback = true;
@@ -60,6 +61,10 @@ fn intel_refused(mut wish: Wish, spec: &str, word: &str) -> Result<()> {
 
 fn without_vmx(wish: Wish) -> Result<()> {
     intel_refused(wish, "intel,cpu=-vmx", "shows no Intel VMX")
+}
+
+fn vmx_locked(wish: Wish) -> Result<()> {
+    intel_refused(wish, "intel,vmx=locked", "switched Intel VMX off and locked it")
 }
 
 /// Penryn had VMX and no EPT yet.

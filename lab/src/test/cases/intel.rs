@@ -6,13 +6,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::vm::{PROMPT, USERLAND};
-use super::{parent, succeed, tmk};
+use super::{isolation, parent, succeed, succeed_in, tmk};
 use crate::session::{Outcome, Session};
 use crate::test::{Case, Check, PLAIN, Setting};
 
 /// An Intel box with two processors.
 const INTEL: Setting =
     Setting { spec: "intel,cpus=2,net=e1000", guest: "newest+oldest", test_kernels: true, ..PLAIN };
+/// A processor whose EPT has neither accessed nor dirty bits.
+const OLDER: Setting =
+    Setting { spec: "intel,model=corei7_sandy_bridge_2600k,cpu=+x2apic", test_kernels: true, ..PLAIN };
+/// A processor with the commands and registers against speculation, AVX-512 and shadow stacks.
+const NEWER: Setting = Setting { spec: "intel,cpus=2,model=tigerlake", test_kernels: true, ..PLAIN };
 /// The box's clock goes by instructions: a machine with other work to do may make seconds of it into minutes.
 const LIMIT: Duration = Duration::from_secs(300);
 /// For a guest's boot to its shell: a minute on a machine with nothing else to do.
@@ -24,7 +29,25 @@ pub const CASES: &[Case] = &[
     Case { name: "intel::kernel-log-is-clean", setting: INTEL, check: Check::Shared(parent::clean_log) },
     Case { name: "intel::devices-interrupt", setting: INTEL, check: Check::Shared(devices_interrupt) },
     Case { name: "intel::vmx-is-the-hypervisors", setting: INTEL, check: Check::Shared(vmx_is_hidden) },
+    Case {
+        name: "intel::cannot-read-the-hypervisor",
+        setting: INTEL,
+        check: Check::Shared(parent::cannot_read),
+    },
     Case { name: "intel::test-kernels", setting: INTEL, check: Check::Shared(test_kernels) },
+    Case {
+        name: "intel::hostile-children-side-by-side",
+        setting: INTEL,
+        check: Check::Shared(isolation::two_children),
+    },
+    Case { name: "intel::written-pages-are-noted", setting: INTEL, check: Check::Shared(tmk::written_pages) },
+    Case { name: "intel::refused-entry-is-explained", setting: INTEL, check: Check::Shared(explained) },
+    Case {
+        name: "intel::written-pages-are-noted-by-protection",
+        setting: OLDER,
+        check: Check::Shared(without_dirty_bits),
+    },
+    Case { name: "intel::newer-processor", setting: NEWER, check: Check::Shared(newer_processor) },
     Case { name: "intel::newest-guest", setting: INTEL, check: Check::Shared(|s| guest_boots(s, "", 2)) },
     Case {
         name: "intel::oldest-guest",
@@ -65,6 +88,34 @@ fn test_kernels(session: &mut Session) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A guest in a state that no processor enters is ended, and the log has the field that it was for.
+fn explained(session: &mut Session) -> Result<()> {
+    succeed_in(session, "lab-agent --impossible-state", LIMIT)?;
+    let log = session.serial().text();
+    for words in ["VMX: an entry failed with code", "VMX: GuestCsRights is", "not accessed code"] {
+        ensure!(log.contains(words), "The hypervisor's log does not say {words:?}:\n{log}");
+    }
+    Ok(())
+}
+
+/// Guests' speculation control, vector registers and CR4 on a processor that has more of them.
+fn newer_processor(session: &mut Session) -> Result<()> {
+    parent::is_root(session)?;
+    let flags = succeed(session, "grep -m1 ^flags /proc/cpuinfo")?;
+    for flag in ["ibrs", "ibpb", "avx512f"] {
+        ensure!(flags.split_whitespace().any(|word| word == flag), "The processor has no {flag}: {flags}");
+    }
+    tmk::run(session, "state", 4)?;
+    tmk::run(session, "isolation", 2)?;
+    tmk::written_pages(session)
+}
+
+/// Clean pages are protected from writing there, and writes are noted all the same; and hostile guests get no further.
+fn without_dirty_bits(session: &mut Session) -> Result<()> {
+    tmk::written_pages(session)?;
+    tmk::run(session, "isolation", 2)
 }
 
 /// A stock kernel comes to a shell on its serial console, uses all of its processors there and powers off.

@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 /// Two children try everything that is forbidden, at the same time and on the same processors. Each holds secrets in all
 /// its memory and looks for the other's; then a third looks for what both have left behind.
-fn two_children(session: &mut Session) -> Result<()> {
+pub fn two_children(session: &mut Session) -> Result<()> {
     let (start, size) = hypervisor_memory(session)?;
     let vmwp = |secret: u32, foreign: u32| {
         format!(

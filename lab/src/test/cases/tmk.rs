@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::succeed_in;
 use crate::session::Session;
 use crate::test::{Case, Check, PLAIN, Setting};
 
 /// A box with the test kernels.
 pub const TMK: Setting = Setting { test_kernels: true, ..PLAIN };
+/// A processor with bits of CR4 that no child is told of, so that their writes of CR4 exit.
+const RICH: Setting = Setting { spec: "amd,cpu=+la57", test_kernels: true, ..PLAIN };
 /// For one program; on an Intel box they take long.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -27,16 +30,28 @@ pub const CASES: &[Case] = &[
     Case { name: "tmk::assist", setting: TMK, check: Check::Shared(|s| run(s, "assist", 2)) },
     Case { name: "tmk::start", setting: TMK, check: Check::Shared(|s| run(s, "start", 3)) },
     Case { name: "tmk::xmm", setting: TMK, check: Check::Shared(|s| run(s, "xmm", 2)) },
+    Case { name: "tmk::state", setting: TMK, check: Check::Shared(|s| run(s, "state", 4)) },
     Case { name: "tmk::isolation", setting: TMK, check: Check::Shared(|s| run(s, "isolation", 2)) },
+    Case { name: "tmk::written-pages-are-noted", setting: TMK, check: Check::Shared(written_pages) },
+    Case {
+        name: "tmk::isolation-with-untold-features",
+        setting: RICH,
+        check: Check::Shared(|s| run(s, "isolation", 2)),
+    },
 ];
 
 /// Runs a program in a virtual machine to its end, and fails with what it says failed.
-fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> {
+pub fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> {
     let command =
         format!("vmwp --kernel /lab/tmk/{program} --memory 128M --processors {processors} </dev/null");
     let said = session.shell(&command, LIMIT)?;
     let ended = said.outcome;
     verdict(&said.stdout).with_context(|| format!("{program} ended with {ended:?}. {}", said.stderr))
+}
+
+/// Which pages a guest has written to is noted exactly, as migration needs it (`HvCallGetGpaPagesAccessState`).
+pub fn written_pages(session: &mut Session) -> Result<()> {
+    succeed_in(session, "lab-agent --dirty-pages", LIMIT).map(drop)
 }
 
 /// What a program said: fails with what it says failed, or if it did not come to its end.

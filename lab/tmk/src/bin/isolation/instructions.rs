@@ -71,7 +71,7 @@ pub fn svm_cannot_be_enabled() -> TestResult {
     Ok(())
 }
 
-/// What firmware says about VMX. (That CR4.VMXE is refused, see [`reserved_bits_of_cr4_fault`].)
+/// What firmware says about VMX. (That CR4.VMXE is refused, see [`bits_of_cr4_that_cpuid_does_not_tell_of_fault`].)
 pub fn vmx_cannot_be_enabled() -> TestResult {
     const ALLOWED: u64 = 1 << 2;
     if cpuid(1, 0).ecx & 1 << 5 != 0 {
@@ -140,20 +140,79 @@ pub fn bad_xsetbv_faults() -> TestResult {
     Ok(())
 }
 
-/// VMXE, where there is no VMX, and reserved bits of CR4. (QEMU's TCG raises no exception for them by itself: it ends the
-/// hypervisor's run of the guest, or without a hypervisor the machine.)
-pub fn reserved_bits_of_cr4_fault() -> TestResult {
+/// The bits of CR4 from UMIP on that CPUID tells of; 57-bit addresses (12) cannot be switched on in 64-bit mode.
+fn bits_of_cr4() -> u64 {
+    let (basic, structured) = (cpuid(1, 0), cpuid(7, 0));
+    let more = if structured.eax > 0 { cpuid(7, 1).eax } else { 0 };
+    let places = [
+        (11, structured.ecx, 2),
+        (13, basic.ecx, 5),
+        (14, basic.ecx, 6),
+        (16, structured.ebx, 0),
+        (17, basic.ecx, 17),
+        (18, basic.ecx, 26),
+        (19, structured.ecx, 23),
+        (20, structured.ebx, 7),
+        (21, structured.ebx, 20),
+        (22, structured.ecx, 3),
+        (23, structured.ecx, 7),
+        (23, structured.edx, 20),
+        (24, structured.ecx, 31),
+        (25, structured.edx, 5),
+        (27, more, 6),
+        (28, more, 26),
+        (32, more, 17),
+    ];
+    places
+        .into_iter()
+        .filter(|(_, word, bit)| word >> bit & 1 != 0)
+        .fold(0, |bits, (bit, ..)| bits | 1 << bit)
+}
+
+fn set_cr4(value: u64) -> Result<(), Fault> {
+    // SAFETY: callers set what changes nothing for this program, or has to fault.
+    catch(|| unsafe { asm!("mov cr4, {}", in(reg) value) })
+}
+
+/// Bits of CR4 that CPUID does not tell of, VMXE among them, whether the processor has them or not. (QEMU's TCG raises no
+/// exception for reserved bits by itself: it ends the hypervisor's run of the guest, or without a hypervisor the machine.)
+pub fn bits_of_cr4_that_cpuid_does_not_tell_of_fault() -> TestResult {
     if !hv::present() {
         skip!("an emulated processor may not survive it without a hypervisor")
     }
-    let vmxe = if cpuid(1, 0).ecx & 1 << 5 == 0 { 13 } else { 15 };
-    for bit in [vmxe, 15, 28, 31] {
-        let value = cpu::cr4() | 1 << bit;
-        // SAFETY: has to fault.
-        let outcome = catch(|| unsafe { asm!("mov cr4, {}", in(reg) value) });
-        let refused = matches!(outcome, Err(Fault { vector: Fault::GP, .. }));
-        check!(refused, "setting bit {bit} of CR4 does not end in #GP");
+    // QEMU's TCG takes PCIDE even where it has none.
+    const PCIDE: u64 = 1 << 17;
+    let (before, told) = (cpu::cr4(), bits_of_cr4() | PCIDE);
+    for bit in (11..64).filter(|bit| (told | before) >> bit & 1 == 0) {
+        let refused = matches!(set_cr4(before | 1 << bit), Err(Fault { vector: Fault::GP, .. }));
+        check!(refused, "setting bit {bit} of CR4, which CPUID does not tell of, does not end in #GP");
+        check!(cpu::cr4() == before, "CR4 is {:#x} after a refused write, and was {before:#x}", cpu::cr4());
     }
+    Ok(())
+}
+
+/// What CPUID tells of can be set, is read back, and can be cleared: also TSD and PGE, which need no word of it.
+pub fn bits_of_cr4_that_cpuid_tells_of_can_be_set() -> TestResult {
+    const TSD: u64 = 1 << 2;
+    const PGE: u64 = 1 << 7;
+    // UMIP, FSGSBASE, OSXSAVE, PKE: they change nothing for this program.
+    const HARMLESS: u64 = 1 << 11 | 1 << 16 | 1 << 18 | 1 << 22;
+    let (before, told) = (cpu::cr4(), bits_of_cr4() & HARMLESS | TSD | PGE);
+    for bit in (0..64).map(|bit| 1 << bit).filter(|bit| told & bit != 0) {
+        for value in [before | bit, before & !bit, before] {
+            check!(set_cr4(value).is_ok(), "CR4 cannot be made {value:#x}");
+            check!(cpu::cr4() == value, "CR4 is {:#x}, and was made {value:#x}", cpu::cr4());
+        }
+    }
+    // Out of another register than the first, and one with a prefix.
+    // SAFETY: as before.
+    let by_r12 = catch(|| unsafe { asm!("mov cr4, r12", in("r12") before | PGE) });
+    check!(by_r12.is_ok() && cpu::cr4() == before | PGE, "MOV CR4, R12 makes it {:#x}", cpu::cr4());
+    check!(set_cr4(before).is_ok(), "CR4 cannot be put back");
+    check!(
+        matches!(set_cr4(before & !(1 << 5)), Err(Fault { vector: Fault::GP, .. })),
+        "PAE can be cleared in 64-bit mode"
+    );
     Ok(())
 }
 
