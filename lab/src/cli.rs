@@ -99,8 +99,9 @@ pub struct BenchArgs {
     /// Only these parts: image, exits, start, parent, memory, and devices, which is disks, network and ssh.
     #[arg(value_name = "PART", value_parser = ["image", "exits", "start", "parent", "memory", "devices", "disks", "network", "ssh"])]
     pub parts: Vec<String>,
-    /// Whose processors: amd, or intel, whose boxes are slow and where only image and exits are measured.
-    #[arg(long, value_name = "VENDOR", value_parser = ["amd", "intel"], default_value = "amd")]
+    /// Whose processors: amd, or intel, whose boxes are slow and where only image and exits are measured, or both, in columns side
+    /// by side.
+    #[arg(long, value_name = "VENDOR", value_parser = ["amd", "intel", "both"], default_value = "amd")]
     pub vendor: String,
     /// Print JSON instead of a table.
     #[arg(long)]

@@ -89,11 +89,16 @@ pub(crate) fn of_machine<M: Machine>(machine: &M) -> (F0, F1) {
 }
 
 /// Takes `disabled` features out of the answer to CPUID `leaf`, subleaf 0.
+#[inline(always)]
 pub(crate) fn take_away(leaf: u32, answer: &mut [u32; 4], disabled: (F0, F1)) {
     // Most leaves tell none.
-    if !matches!(leaf, 1 | 7 | 0x8000_0001..=0x8000_0008) {
-        return;
+    if matches!(leaf, 1 | 7 | 0x8000_0001..=0x8000_0008) {
+        take_away_from(leaf, answer, disabled);
     }
+}
+
+#[inline(never)]
+fn take_away_from(leaf: u32, answer: &mut [u32; 4], disabled: (F0, F1)) {
     let bank0 = BANK0.iter().filter(|(feature, _)| disabled.0.contains(*feature)).map(|(_, place)| *place);
     let bank1 = BANK1.iter().filter(|(feature, _)| disabled.1.contains(*feature)).map(|(_, place)| *place);
     for (_, register, bit) in bank0.chain(bank1).filter(|place| place.0 == leaf) {

@@ -121,6 +121,7 @@ pub(super) fn answer<M: Machine>(
 }
 
 /// What the parent answers itself.
+#[inline(always)]
 fn put_overrides(policy: &Policy, (eax, ecx): (u32, u32), answer: &mut [u32; 4]) {
     for over in
         policy.cpuid.iter().filter(|o| o.leaf == eax && o.subleaf.is_none_or(|subleaf| subleaf == ecx))
@@ -132,6 +133,8 @@ fn put_overrides(policy: &Policy, (eax, ecx): (u32, u32), answer: &mut [u32; 4])
 }
 
 /// Bits of CR4 that the processor has, and which of them a child may set: those that its CPUID tells of.
+#[cold]
+#[inline(never)]
 pub(super) fn cr4<M: Machine>(machine: &M, policy: &Policy) -> Cr4 {
     let existing = cr4::told(|leaf, subleaf| {
         let there = subleaf == 0 || machine.cpuid(leaf, 0)[0] >= subleaf;
@@ -159,6 +162,8 @@ pub(super) struct Cr4 {
 }
 
 /// Takes out of a leaf's features what no child can have.
+#[cold]
+#[inline(never)]
 fn clear(leaf: u32, r: &mut [u32; 4]) {
     match leaf {
         1 => {
@@ -240,7 +245,8 @@ fn structured<V: Vcpu>(vcpu: &V, r: &mut [u32; 4]) {
 fn extended(eax: u32, r: &mut [u32; 4]) {
     match eax {
         0x8000_0000 => r[0] = r[0].min(LAST_EXTENDED),
-        other => clear(other, r),
+        0x8000_0001 => clear(eax, r),
+        _ => {}
     }
 }
 
