@@ -1,10 +1,13 @@
 //! A worker without a hypervisor, for the tests of the service: it talks as `vmwp --service` does. The command line of
 //! its virtual machine says how it behaves.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
+use parterre_api::guest::GuestAnswer;
 use parterre_api::hotplug::{DeviceAnswer, DeviceRequest};
 use parterre_api::worker::{EjectedDisc, WorkerPhase, WorkerRequest, WorkerSpec, WorkerStatus};
 use parterre_api::{OffReason, WorkerPaths};
@@ -35,9 +38,21 @@ fn main() {
     let _console = UnixListener::bind(paths.console()).unwrap();
     let devices = UnixListener::bind(paths.devices()).unwrap();
     std::thread::spawn(move || devices.incoming().flatten().for_each(plug));
+    let guest = UnixListener::bind(paths.guest()).unwrap();
+    let told = spec.directory.join("told");
+    std::thread::spawn(move || guest.incoming().flatten().for_each(|stream| hear(stream, &told)));
     print!("{}", line(&spec, starting));
     std::io::stdout().flush().unwrap();
     serve(&spec, &control, &behaviour);
+}
+
+/// Does what is asked of the guest, and writes it down.
+fn hear(mut stream: UnixStream, told: &Path) {
+    let mut request = String::new();
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
+    let mut told = OpenOptions::new().create(true).append(true).open(told).unwrap();
+    told.write_all(request.as_bytes()).unwrap();
+    let _ = stream.write_all((serde_json::to_string(&GuestAnswer::Done).unwrap() + "\n").as_bytes());
 }
 
 /// Answers a request about devices. A drive at place 9 is locked, and a disk has the size that is wanted.

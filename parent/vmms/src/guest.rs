@@ -133,8 +133,10 @@ impl Manager {
             settings.integration.services.insert(service, enabled);
         };
         let vm = self.change_settings(name, change).await?;
-        if let VmState::Running { .. } = vm.status {
-            self.ask_guest(name, &GuestRequest::Enable { service, enabled }).await?;
+        // A guest that stands still finds it so when it goes on.
+        if let (false, Some(socket)) = (vm.status.is_off(), &vm.guest) {
+            let request = GuestRequest::Enable { service, enabled };
+            ask(socket, &request).await.map_err(|error| named(&vm, &error))?;
         }
         self.integration(name).await
     }
@@ -185,6 +187,10 @@ impl Manager {
 
     /// Gives a guest an item, now if it runs, and at each start. `None` takes it away.
     pub async fn set_item(&self, name: &str, key: String, value: Option<String>) -> Result<()> {
+        if let VmState::Paused { .. } = self.show(name)?.status {
+            // It could not answer.
+            return self.running_guest(name).map(drop);
+        }
         let (stored_key, stored) = (key.clone(), value.clone());
         let change = move |settings: &mut parterre_api::VmSettings| {
             let items = &mut settings.integration.items;

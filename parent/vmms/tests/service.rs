@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use parterre_api::{
-    DiskRequest, ErrorCode, MediumRequest, OffReason, Paths, ResizeRequest, StopRequest, VmSettings, VmState,
+    DiskRequest, ErrorCode, IntegrationService, MediumRequest, OffReason, Paths, ResizeRequest, StopRequest,
+    VmSettings, VmState,
 };
 use parterre_vmms::{Error, Manager, Store, adopt};
 use rustix::process::{Pid, Signal, kill_process};
@@ -106,6 +107,25 @@ async fn a_virtual_machine_is_paused_and_resumed() {
     assert_eq!(manager.pause("one", false).await.unwrap().status, VmState::Running { resets: 0 });
     manager.pause("one", true).await.unwrap();
     assert_eq!(manager.stop("one", FORCE).await.unwrap().status, off(OffReason::Stopped));
+}
+
+/// What is decided about a guest that stands still it finds when it goes on; what it would have to answer is refused.
+#[tokio::test]
+async fn services_are_switched_while_the_guest_stands_still() {
+    let host = Host::new();
+    let manager = host.service().await;
+    let id = manager.create(settings("one", "run")).await.unwrap().id;
+    manager.start("one").await.unwrap();
+    manager.pause("one", true).await.unwrap();
+    manager.set_service("one", IntegrationService::Backup, false).await.unwrap();
+    let told = host.paths().worker(id).directory().join("told");
+    let told = std::fs::read_to_string(told).unwrap();
+    assert!(told.contains("backup") && told.contains("false"), "{told}");
+    assert!(!manager.show("one").unwrap().settings.integration.is_enabled(IntegrationService::Backup));
+    let error = manager.set_item("one", "key".into(), Some("value".into())).await.unwrap_err();
+    assert!(error.to_string().contains("resume"), "{error}");
+    assert!(manager.show("one").unwrap().settings.integration.items.is_empty());
+    manager.stop("one", FORCE).await.unwrap();
 }
 
 #[tokio::test]
