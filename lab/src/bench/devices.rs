@@ -28,7 +28,8 @@ const LAST_WORDS: usize = 6;
 const DISK: &str = "dd if=/dev/zero of=/tmp/disk.img bs=1M count=256 2>/dev/null";
 const COUNTERS: &str = "mount -t debugfs none /sys/kernel/debug 2>/dev/null";
 /// The peer's parent gets what `vmms` sees to on Parterre's, so that it makes no difference.
-const SPARE_TIMERS: &str = "for f in HRTICK HRTICK_DL; do echo NO_$f >/sys/kernel/debug/sched/features; done 2>/dev/null";
+const SPARE_TIMERS: &str =
+    "for f in HRTICK HRTICK_DL; do echo NO_$f >/sys/kernel/debug/sched/features; done 2>/dev/null";
 /// Exits of the children so far; partition 1 is the parent.
 const OUR_EXITS: &str = "for p in /sys/kernel/debug/mshv/partition/*; do [ ${p##*/} = 1 ] || cat $p/vp/*/stats; done | \
                          awk '/^Vp(Hypercalls|IoInstructions|HltInstructions|CpuidInstructions|MsrAccesses|\
