@@ -1,5 +1,7 @@
 //! Guests of a few instructions, made by hand through `/dev/mshv`: for what no guest's kernel shows of the hypervisor.
 
+use std::fs;
+
 use anyhow::{Context, Result, bail, ensure};
 use mshv_bindings::{
     MSHV_GPAP_ACCESS_OP_CLEAR, MSHV_PT_BIT_LAPIC, MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE,
@@ -8,6 +10,12 @@ use mshv_bindings::{
 };
 use mshv_ioctls::{Mshv, VcpuFd, VmFd};
 use vm_memory::{MmapRegion, VolatileMemory};
+
+use mshv_bindings::{
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_CLOCK_FREQUENCY as PROCESSOR_CLOCK_FREQUENCY,
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_FEATURES0 as PROCESSOR_FEATURES0,
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_VENDOR as PROCESSOR_VENDOR,
+};
 
 const PAGE: u64 = 4096;
 const SIZE: usize = 8 << 20;
@@ -123,5 +131,50 @@ pub fn impossible_state() -> Result<()> {
         kind if kind == hv_message_type_HVMSG_UNRECOVERABLE_EXCEPTION => println!("the guest was ended"),
         other => bail!("A guest in an impossible state ended with message {other:#x}."),
     }
+    Ok(())
+}
+
+/// What the hypervisor says of the processor, compared with what the processor said to the kernel.
+///
+/// # Errors
+/// When they differ.
+pub fn processor_facts() -> Result<()> {
+    /// Bits of the first bank of features, and their names in Linux.
+    const FEATURES: [(u32, &str); 8] = [
+        (0, "pni"),
+        (2, "ssse3"),
+        (3, "sse4_1"),
+        (4, "sse4_2"),
+        (5, "sse4a"),
+        (7, "popcnt"),
+        (8, "cx16"),
+        (16, "aes"),
+    ];
+    let information = fs::read_to_string("/proc/cpuinfo")?;
+    let fact = |name: &str| {
+        let line =
+            information.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name));
+        line.and_then(|line| Some(line.split_once(':')?.1.trim())).with_context(|| format!("No {name}."))
+    };
+    let vm = Guest::new()?.vm;
+    let vendor = vm.get_partition_property(PROCESSOR_VENDOR)?;
+    let expected = match fact("vendor_id")? {
+        "AuthenticAMD" => 0,
+        "GenuineIntel" => 1,
+        other => bail!("The processor is of {other}."),
+    };
+    ensure!(vendor == expected, "The vendor is {vendor}, not {expected}.");
+    let features = vm.get_partition_property(PROCESSOR_FEATURES0)?;
+    for (bit, name) in FEATURES {
+        let there = fact("flags")?.split_whitespace().any(|flag| flag == name);
+        ensure!((features >> bit & 1 != 0) == there, "Features {features:#x} are wrong about {name}.");
+    }
+    let frequency = vm.get_partition_property(PROCESSOR_CLOCK_FREQUENCY)? as f64 / 1e6;
+    let megahertz: f64 = fact("cpu MHz")?.parse()?;
+    ensure!(
+        (frequency / megahertz - 1.0).abs() < 0.01,
+        "The clock has {frequency} MHz, and Linux finds {megahertz}."
+    );
+    println!("vendor {vendor}, features {features:#x}, {frequency:.0} MHz");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The program inside a box that runs the lab's commands. Started by init with the path of the virtio-serial port;
 //! ends (and is started again) when the port does. With `--clock` it prints the monotonic clock's nanoseconds instead, with
-//! `--unreadable` the ranges of RAM that the kernel cannot read, and with `--dirty-pages` or `--impossible-state` it tries the
+//! `--unreadable` the ranges of RAM that the kernel cannot read, and with `--dirty-pages`, `--impossible-state` or `--processor-facts` it tries the
 //! hypervisor with a guest of its own: what busybox cannot do.
 
 #![forbid(unsafe_code)]
@@ -48,6 +48,7 @@ fn main() -> Result<()> {
     match path.as_str() {
         "--dirty-pages" => return guest::dirty_pages(),
         "--impossible-state" => return guest::impossible_state(),
+        "--processor-facts" => return guest::processor_facts(),
         _ => {}
     }
     if path == "--unreadable" {

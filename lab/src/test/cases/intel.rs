@@ -40,6 +40,11 @@ pub const CASES: &[Case] = &[
         setting: INTEL,
         check: Check::Shared(isolation::two_children),
     },
+    Case {
+        name: "intel::processor-is-told-truly",
+        setting: INTEL,
+        check: Check::Shared(tmk::processor_facts),
+    },
     Case { name: "intel::written-pages-are-noted", setting: INTEL, check: Check::Shared(tmk::written_pages) },
     Case { name: "intel::refused-entry-is-explained", setting: INTEL, check: Check::Shared(explained) },
     Case {

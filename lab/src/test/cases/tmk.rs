@@ -32,6 +32,7 @@ pub const CASES: &[Case] = &[
     Case { name: "tmk::xmm", setting: TMK, check: Check::Shared(|s| run(s, "xmm", 2)) },
     Case { name: "tmk::state", setting: TMK, check: Check::Shared(|s| run(s, "state", 4)) },
     Case { name: "tmk::isolation", setting: TMK, check: Check::Shared(|s| run(s, "isolation", 2)) },
+    Case { name: "tmk::processor-is-told-truly", setting: TMK, check: Check::Shared(processor_facts) },
     Case { name: "tmk::written-pages-are-noted", setting: TMK, check: Check::Shared(written_pages) },
     Case {
         name: "tmk::isolation-with-untold-features",
@@ -52,6 +53,11 @@ pub fn run(session: &mut Session, program: &str, processors: u32) -> Result<()> 
 /// Which pages a guest has written to is noted exactly, as migration needs it (`HvCallGetGpaPagesAccessState`).
 pub fn written_pages(session: &mut Session) -> Result<()> {
     succeed_in(session, "lab-agent --dirty-pages", LIMIT).map(drop)
+}
+
+/// The vendor, the features and the frequency that the hypervisor tells of are the processor's.
+pub fn processor_facts(session: &mut Session) -> Result<()> {
+    succeed_in(session, "lab-agent --processor-facts", LIMIT).map(drop)
 }
 
 /// What a program said: fails with what it says failed, or if it did not come to its end.
