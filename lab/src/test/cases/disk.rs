@@ -20,6 +20,8 @@ const PROMPT: &str = "guest:~# ";
 pub const CASES: &[Case] = &[
     Case { name: "vm::disk-written-and-verified", setting: USUAL, check: Check::Shared(verified) },
     Case { name: "vm::disk-of-the-oldest-guest", setting: OLDEST, check: Check::Shared(verified) },
+    Case { name: "vm::disk-of-a-qcow2-image", setting: USUAL, check: Check::Free(qcow2) },
+    Case { name: "vm::disk-many-on-two-controllers", setting: USUAL, check: Check::Shared(many) },
     Case { name: "vm::disk-comes-and-goes", setting: USUAL, check: Check::Shared(comes_and_goes) },
     Case { name: "vm::disk-read-only-and-dvd", setting: USUAL, check: Check::Shared(read_only) },
     Case { name: "vm::disk-discs-are-changed", setting: USUAL, check: Check::Shared(changed_disc) },
@@ -115,6 +117,78 @@ fn verified(session: &mut Session) -> Result<()> {
     let same = in_guest(session, "disk", &format!("{wait}; cat /sys/block/sda/device/wwid"))?;
     ensure!(name.ends_with("LAB-4711") && name == same, "The disk was {name} and is {same}.");
     remove(session, "disk")
+}
+
+/// A qcow2 image in a guest: written, flushed, discarded, and whole for QEMU's own tool when the box was switched off right after the
+/// guest's flush.
+fn qcow2(mut wish: Wish) -> Result<()> {
+    wish.extras.packages.push("qemu-utils".into());
+    let mut session = Session::start(&BoxSpec { memory: 3072, ..BoxSpec::default() }, &wish, BOOT)?;
+    let session = &mut session;
+    succeed(session, "qemu-img create -q -f qcow2 /tmp/image.qcow2 64M")?;
+    start(session, "image", &["/tmp/image.qcow2 --format qcow2"])?;
+    let line = format!(
+        "{}; cat /sys/block/sda/size; dd if=/dev/urandom of=/tmp/data bs=64k count=16 2>/dev/null; \
+         dd if=/tmp/data of=/dev/sda bs=64k seek=256 2>/dev/null; dd if=/tmp/data of=/dev/sda bs=64k conv=fsync 2>/dev/null; \
+         blkdiscard -o 16777216 -l 1048576 /dev/sda; echo 3 >/proc/sys/vm/drop_caches; \
+         {}; {}; {}",
+        until("[ -b /dev/sda ]"),
+        hash("cat /tmp/data"),
+        hash("cat /dev/sda"),
+        hash("dd if=/dev/sda bs=1M skip=16 count=1 2>/dev/null"),
+    );
+    let said = in_guest(session, "image", &line)?;
+    let [size, wrote, read, discarded] = said.lines().collect::<Vec<_>>()[..] else {
+        anyhow::bail!("The guest says of its image: {said}")
+    };
+    let zeroes = succeed(session, &hash("cat /dev/zero"))?;
+    ensure!(
+        size == "131072" && wrote == read && discarded == zeroes.trim(),
+        "The guest wrote {wrote}, read {read}, and has {discarded} where it discarded; {size} sectors."
+    );
+    // What was flushed is in the image while the guest still has it open.
+    succeed(session, "cp /tmp/image.qcow2 /tmp/copy.qcow2")?;
+    remove(session, "image")?;
+    for file in ["copy", "image"] {
+        let kept = succeed(
+            session,
+            &format!(
+                "qemu-img check -q /tmp/{file}.qcow2; [ $? = 0 -o $? = 3 ] && qemu-img convert -O raw /tmp/{file}.qcow2 /tmp/{file}.raw && {}",
+                hash(&format!("cat /tmp/{file}.raw"))
+            ),
+        )?;
+        ensure!(kept.trim() == wrote, "The guest wrote {wrote}; QEMU finds {kept} in the {file}.");
+    }
+    Ok(())
+}
+
+/// Disks at the edges of two controllers, each with its name.
+fn many(session: &mut Session) -> Result<()> {
+    let places = [(0, 0), (0, 1), (0, 2), (0, 31), (0, 63), (1, 0), (1, 7), (1, 63)];
+    let mut disks = Vec::new();
+    for (controller, lun) in places {
+        let file = format!("/tmp/many-{controller}-{lun}.img");
+        succeed(
+            session,
+            &format!("truncate -s 2M {file} && echo disk-{controller}-{lun}- | dd of={file} conv=notrunc"),
+        )?;
+        disks.push(format!("{file} --controller {controller} --lun {lun} --serial N-{controller}-{lun}"));
+    }
+    start(session, "many", &disks.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let wait = until(&format!("[ $(ls -d /sys/block/sd* | wc -l) = {} ]", places.len()));
+    let each =
+        "for d in /sys/block/sd*; do n=${d##*/}; echo $(head -c 9 /dev/$n) $(cat $d/device/wwid); done";
+    let said = in_guest(session, "many", &format!("{wait}; {each}"))?;
+    for (controller, lun) in places {
+        let line = said.lines().find(|line| line.starts_with(&format!("disk-{controller}-{lun}")));
+        let named = line.is_some_and(|line| line.ends_with(&format!("N-{controller}-{lun}")));
+        ensure!(
+            named,
+            "The guest has no disk of place {lun} of controller {controller}, or with another name:\n{said}"
+        );
+    }
+    remove(session, "many")?;
+    succeed(session, "rm /tmp/many-*").map(drop)
 }
 
 fn comes_and_goes(session: &mut Session) -> Result<()> {

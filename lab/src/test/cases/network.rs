@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vm::network-oldest-guest", setting: OLDEST, check: Check::Shared(|s| internal(s, 1)) },
     Case { name: "vm::network-addresses", setting: USUAL, check: Check::Shared(addresses) },
     Case { name: "vm::network-private", setting: USUAL, check: Check::Shared(private) },
+    Case { name: "vm::network-external", setting: USUAL, check: Check::Shared(external) },
     Case { name: "vm::network-vlans", setting: USUAL, check: Check::Shared(vlans) },
     Case { name: "vm::network-comes-and-goes", setting: USUAL, check: Check::Shared(comes_and_goes) },
     Case { name: "vm::network-guards", setting: USUAL, check: Check::Shared(guards) },
@@ -154,6 +155,47 @@ fn private(session: &mut Session) -> Result<()> {
     remove(session, "two")?;
     remove(session, "one")?;
     succeed(session, "parterre switch delete lan").map(drop)
+}
+
+/// A machine beyond the parent, in a network namespace of its own, at the other end of the parent's interface.
+const OUTSIDE: &str = "(unshare -n sleep 10000 & echo $! >/tmp/outside); sleep 1; ip link add up0 type veth && ip link set up0 up && \
+                       ip link set veth0 netns $(cat /tmp/outside)";
+const ITS_ADDRESS: &str = "nsenter -t $(cat /tmp/outside) -n ip address add 10.9.0.9/24 dev veth0 && \
+                           nsenter -t $(cat /tmp/outside) -n ip link set veth0 up";
+const NO_OUTSIDE: &str =
+    "[ -f /tmp/outside ] && kill $(cat /tmp/outside); rm -f /tmp/outside; ip link delete up0; true";
+
+/// A guest reaches what is beyond the parent's interface; the parent too, if it shares the interface, and only then.
+fn external(session: &mut Session) -> Result<()> {
+    session.shell(NO_OUTSIDE, LIMIT)?;
+    succeed(session, OUTSIDE)?;
+    succeed(session, ITS_ADDRESS)?;
+    for (options, shared) in [("", false), ("--share", true)] {
+        if shared {
+            succeed(session, "ip address add 10.9.0.1/24 dev up0 && ping -c 3 10.9.0.9")?;
+        }
+        switch(session, &format!("--type external --interface up0 {options}"))?;
+        create(session, "one", 1)?;
+        start(session, "one", 2, "")?;
+        guest(session, "one", "ping -c 3 10.9.0.9")?;
+        succeed(session, "nsenter -t $(cat /tmp/outside) -n ping -c 3 10.9.0.2")?;
+        if shared {
+            // Its address has gone to the switch.
+            succeed(
+                session,
+                "ping -c 3 10.9.0.9 && ping -c 3 10.9.0.2 && ! ip address show up0 | grep 10.9.0.1",
+            )?;
+            guest(session, "one", "ping -c 3 10.9.0.1")?;
+        } else {
+            let bridge = succeed(session, "basename $(ls -d /sys/class/net/vsw*)")?;
+            succeed(session, &format!("ip address add 10.9.0.1/24 dev {}", bridge.trim()))?;
+            succeed(session, "! ping -c 2 -W 2 10.9.0.2 && ! ping -c 2 -W 2 10.9.0.9")?;
+        }
+        remove(session, "one")?;
+        succeed(session, "parterre switch delete lan && ! ip link | grep vsw")?;
+    }
+    succeed(session, "ip address show up0 | grep 10.9.0.1 && ping -c 3 10.9.0.9")?;
+    session.shell(NO_OUTSIDE, LIMIT).map(drop)
 }
 
 /// Guests in different VLANs of a switch, and isolated ones, do not reach one another.
