@@ -1,10 +1,11 @@
 //! The little of ACPI that is needed: which local APICs the MADT names.
 
+use crate::fault::MAX_PROCESSORS;
 use crate::params;
 use arrayvec::ArrayVec;
 
 /// APIC ids of enabled processors, in the MADT's order.
-pub fn apic_ids() -> ArrayVec<u32, 65> {
+pub fn apic_ids() -> ArrayVec<u32, { MAX_PROCESSORS + 1 }> {
     let mut ids = ArrayVec::new();
     if let Some(madt) = rsdp().and_then(|rsdp| find_table(rsdp, *b"APIC")) {
         let length = u64::from(read::<u32>(madt + 4));

@@ -380,6 +380,6 @@ early_pd: .skip 16384
     .skip 32768
 tmk_boot_stack_top:
 .balign 16
-tmk_ap_stacks: .skip 65 * 16384
+tmk_ap_stacks: .skip 81 * 16384
 .globl tmk_ap_count
 tmk_ap_count: .skip 4

@@ -9,8 +9,8 @@ use core::fmt;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Processors a program can have.
-pub const MAX_PROCESSORS: usize = 64;
+/// Processors a program can have besides the boot processor. `boot.s` has stacks for as many.
+pub const MAX_PROCESSORS: usize = 80;
 
 /// An exception that ended a closure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

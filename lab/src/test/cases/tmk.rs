@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case { name: "tmk::flush", setting: TMK, check: Check::Shared(|s| run(s, "flush", 2)) },
     Case { name: "tmk::assist", setting: TMK, check: Check::Shared(|s| run(s, "assist", 2)) },
     Case { name: "tmk::start", setting: TMK, check: Check::Shared(|s| run(s, "start", 3)) },
+    Case { name: "tmk::many", setting: TMK, check: Check::Shared(|s| run(s, "many", 70)) },
     Case { name: "tmk::xmm", setting: TMK, check: Check::Shared(|s| run(s, "xmm", 2)) },
     Case { name: "tmk::state", setting: TMK, check: Check::Shared(|s| run(s, "state", 4)) },
     Case { name: "tmk::isolation", setting: TMK, check: Check::Shared(|s| run(s, "isolation", 2)) },

@@ -237,7 +237,7 @@ fn by_hypercall() -> TestResult {
     if !hv::enable_hypercalls() {
         skip!("no hypercalls")
     }
-    let indices: arrayvec::ArrayVec<u32, 65> = (0..smp::count()).map(vp_index).collect();
+    let indices: arrayvec::ArrayVec<u32, { MAX_PROCESSORS + 1 }> = (0..smp::count()).map(vp_index).collect();
     with_listeners(listen_halted, || {
         for (index, vp) in indices.iter().enumerate().skip(1).filter(|(_, vp)| **vp < 64) {
             let output = hv::call_fast(HypercallCode::SEND_SYNTHETIC_CLUSTER_IPI, VECTOR.into(), 1 << vp);
