@@ -171,6 +171,13 @@ fn items(session: &mut Session) -> Result<()> {
         "mac=$(parterre vm network list system --json | grep -o '..:..:..:..:..:..') && \
          parterre vm kvp addresses system $mac | grep -q '^Addresses: *10\\.9\\.0\\.'",
     )?;
+    // A program of the guest's tells the parent something.
+    let tell = "print pack(\"a512 a2048\", \"GuestSays\", \"hello from inside\")";
+    in_system(session, &format!("perl -e '{tell}' >>/var/lib/hyperv/.kvp_pool_1"))?;
+    let heard = succeed(session, "parterre vm kvp get system GuestSays --pool guest")?;
+    ensure!(heard.trim() == "hello from inside", "The guest told the parent '{heard}'.");
+    succeed(session, "parterre vm kvp get system VirtualMachineName --pool auto-external | grep -x system")?;
+    succeed(session, "parterre vm kvp get system --pool auto-internal")?;
     succeed(session, "parterre vm kvp set system answer 42")?;
     for (pool, item) in [(0, "role=front"), (0, "answer=42"), (3, "VirtualMachineName=system")] {
         let items = pool_items(session, pool)?;
