@@ -11,6 +11,9 @@ use crate::test::{Case, Check, USUAL};
 pub const CASES: &[Case] =
     &[Case { name: "vm::backup-of-disks", setting: USUAL, check: Check::Shared(backup) }];
 
+/// Where the guest has the name of the disk at place 0: it looks at disks side by side, and names them as they answer.
+const BLOCK: &str = "/sys/bus/scsi/devices/*:0:0:0/block";
+
 /// A guest without the daemon: nothing is copied behind its back, unless that is asked for.
 fn backup(session: &mut Session) -> Result<()> {
     succeed(
@@ -22,9 +25,9 @@ fn backup(session: &mut Session) -> Result<()> {
         session,
         "kept",
         &format!(
-            "{}; mke2fs -q /dev/sda >/dev/null; modprobe -a ext4 2>/dev/null; mount -t ext4 /dev/sda /mnt && \
-             head -c 3000000 /dev/urandom >/mnt/file; sync; sha256sum </mnt/file",
-            until("[ -b /dev/sda ]")
+            "{}; d=/dev/$(ls {BLOCK}); mke2fs -q $d >/dev/null; modprobe -a ext4 2>/dev/null; mount -t ext4 $d /mnt && \
+             head -c 3000000 /dev/urandom >/mnt/file && sync && sha256sum </mnt/file",
+            until(&format!("[ -b /dev/$(ls {BLOCK} 2>/dev/null) ]"))
         ),
     )?;
     let refused = session.shell("parterre vm backup kept /tmp/b1 2>&1", BOOT)?;
