@@ -14,8 +14,10 @@ use crate::session::Session;
 
 const BOOT: Duration = Duration::from_secs(180);
 const LIMIT: Duration = Duration::from_secs(180);
-/// The peer's guest stands still now and then, below the emulator's SVM.
+/// The peer's guest loses a timer interrupt now and then, below the emulator's SVM, and stands still for ever if it was the only
+/// one it waits for. So both guests have a periodic tick ([`TICK`]), which comes again; and a few tries.
 const TRIES: u32 = 3;
+const TICK: &str = "nohz=off highres=off";
 const SYSTEM: &str = "stable";
 
 /// Makes the system ready to be started; starts it; says its address, once it has one.
@@ -28,7 +30,7 @@ struct Side {
 const OURS: Side = Side {
     prepare: "parterre switch create lan --type internal --address 10.9.0.1/24 --dhcp && \
               parterre vm create system --memory 1G --processors 2 --kernel /lab/guest-kernel --initrd /lab/guest-initrd \
-              --cmdline 'console=ttyS0 quiet root=LABEL=guest-root rw' && \
+              --cmdline 'console=ttyS0 quiet root=LABEL=guest-root rw TICK' && \
               parterre vm disk add system $(readlink -f /dev/disk/by-id/*scratch0) && \
               parterre vm network add system --switch lan",
     start: "parterre vm start system",
@@ -41,7 +43,7 @@ const PEERS: Side = Side {
               printf 'interface lan\\nstart 10.9.0.50\\nend 10.9.0.50\\noption subnet 255.255.255.0\\nlease_file /tmp/leases\\npidfile /tmp/pid\\n' >/tmp/dhcp && \
               touch /tmp/leases && udhcpd /tmp/dhcp",
     start: "(qemu -m 1G -smp 2 -kernel /lab/guest-kernel -initrd /lab/guest-initrd \
-            -append 'console=ttyS0 quiet root=LABEL=guest-root rw net.ifnames=0' \
+            -append 'console=ttyS0 quiet root=LABEL=guest-root rw net.ifnames=0 TICK' \
             -drive file=$(readlink -f /dev/disk/by-id/*scratch0),format=raw,if=none,id=disk,cache=none,aio=io_uring \
             -device virtio-blk-pci,drive=disk,num-queues=2 \
             -netdev tap,id=net,ifname=port,script=/tmp/up,downscript=no,vhost=on \
@@ -81,7 +83,8 @@ fn once(wish: &Wish, side: &Side) -> Result<f64> {
     let (mut wish, mut spec) = (wish.clone(), BoxSpec { memory: 3072, ..BoxSpec::default() });
     guest::system(SYSTEM)?.give(&mut spec, &mut wish);
     let mut session = Session::start(&spec, &wish, BOOT)?;
-    let Side { prepare, start, address } = side;
+    let Side { address, .. } = side;
+    let [prepare, start] = [side.prepare, side.start].map(|part| part.replace("TICK", TICK));
     let script = format!(
         "{prepare} >/dev/null && chmod 600 /lab/guest-key && begun=$(lab-agent --clock) && {start} >/dev/null && \
          until to=$({address}) && [ -n \"$to\" ] && ssh -i /lab/guest-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
