@@ -118,7 +118,7 @@ fn handle(
         }
         Intercept::Hypercall(call) => {
             let status = match call.synic_call(&board.ram) {
-                Ok(synic) => board.vmbus.call(&synic),
+                Ok(synic) => board.vmbus.call(vp.index(), &synic),
                 Err(status) => status,
             };
             call.answer(vp, status)

@@ -129,7 +129,7 @@ impl Guest {
         let mut payload = [0; 240];
         payload[..bytes.len()].copy_from_slice(bytes);
         let call = SynicCall::Post { connection: 4, kind: 1, payload, len: bytes.len() };
-        assert_eq!(self.bus.call(&call), HvStatus::SUCCESS);
+        assert_eq!(self.bus.call(0, &call), HvStatus::SUCCESS);
     }
 
     /// The next message of this type; others before it are let go.
@@ -206,7 +206,7 @@ impl Guest {
     }
 
     fn signal(&self, channel: u32) -> HvStatus {
-        self.bus.call(&SynicCall::Signal { connection: EVENT_CONNECTION_BASE + channel, flag: 0 })
+        self.bus.call(0, &SynicCall::Signal { connection: EVENT_CONNECTION_BASE + channel, flag: 0 })
     }
 
     fn send(&self, channel: u32, out: &mut Outgoing, transaction_id: u64, payload: &[u8]) {
@@ -300,9 +300,9 @@ fn the_oldest_guests_share_one_event_and_an_interrupt_page() {
     assert!(out.finish().unwrap());
     // An event without a bit is for nobody.
     let signal = SynicCall::Signal { connection: 2, flag: 0 };
-    assert_eq!(guest.bus.call(&signal), HvStatus::SUCCESS);
+    assert_eq!(guest.bus.call(0, &signal), HvStatus::SUCCESS);
     guest.memory.slice(PAGE + 2048, 1).unwrap().copy_from(&[1u8 << channel]);
-    assert_eq!(guest.bus.call(&signal), HvStatus::SUCCESS);
+    assert_eq!(guest.bus.call(0, &signal), HvStatus::SUCCESS);
     assert_eq!(receive(&mut incoming).transaction_id, 7);
     guest.wait_until("no signal", || guest.partition.take_events().contains(&(0, 2, 0)));
     let mut bytes = [0u8; 1];
@@ -354,10 +354,10 @@ fn unknown_connections_and_floods_are_refused() {
         (3, 1, HvStatus::INVALID_CONNECTION_ID),
         (0x1_0001, 1, HvStatus::INVALID_CONNECTION_ID),
     ] {
-        assert_eq!(guest.bus.call(&SynicCall::Post { connection, kind, payload, len: 240 }), status);
+        assert_eq!(guest.bus.call(0, &SynicCall::Post { connection, kind, payload, len: 240 }), status);
     }
     for connection in [0, 1, 0x1_0000, 0x1_0001, 0x1_07FF, 0x1_0800, 0xFF_FFFF] {
-        let status = guest.bus.call(&SynicCall::Signal { connection, flag: 0 });
+        let status = guest.bus.call(0, &SynicCall::Signal { connection, flag: 0 });
         assert_eq!(status, HvStatus::INVALID_CONNECTION_ID, "{connection:#x}");
     }
     let channel_id = guest.connect().channel_id;
@@ -367,7 +367,7 @@ fn unknown_connections_and_floods_are_refused() {
     let mut payload = [0; 240];
     payload[..size_of_val(&message)].copy_from_slice(message.as_bytes());
     let call = SynicCall::Post { connection: 1, kind: 1, payload, len: size_of_val(&message) };
-    let answers: Vec<HvStatus> = (0..3000).map(|_| guest.bus.call(&call)).collect();
+    let answers: Vec<HvStatus> = (0..3000).map(|_| guest.bus.call(0, &call)).collect();
     assert_eq!(answers[0], HvStatus::SUCCESS);
     assert_eq!(answers.last(), Some(&HvStatus::INSUFFICIENT_BUFFERS));
     // And goes on once it does.
@@ -375,5 +375,5 @@ fn unknown_connections_and_floods_are_refused() {
     for _ in 0..100 {
         guest.message::<Header>(MessageType::GPADL_CREATED);
     }
-    assert_eq!(guest.bus.call(&call), HvStatus::SUCCESS);
+    assert_eq!(guest.bus.call(0, &call), HvStatus::SUCCESS);
 }

@@ -19,9 +19,14 @@ pub enum Turn {
     Yield,
 }
 
-/// Lets a handler do what is quickly done. Says whether nothing is left that a turn would do.
-pub fn visit(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> Result<bool, ChannelError> {
-    queue.begin()?;
+/// Lets a handler do what is quickly done, on the thread of a VP. Says whether nothing is left that a turn would do.
+pub fn visit(
+    queue: &mut Queue,
+    handler: &mut dyn Handler,
+    pace: &mut Pace,
+    vp: u32,
+) -> Result<bool, ChannelError> {
+    queue.begin(Some(vp))?;
     if pace.is_deep() {
         // More packets need no signal until the thread has looked.
         return Ok(false);
@@ -39,7 +44,7 @@ pub fn visit(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> R
 /// Runs a handler until there is nothing to do.
 pub fn turn(queue: &mut Queue, handler: &mut dyn Handler, pace: &mut Pace) -> Result<Turn, ChannelError> {
     for _ in 0..MAX_RUNS {
-        queue.begin()?;
+        queue.begin(None)?;
         handler.run(queue)?;
         pace.ran(queue.taken(), handler.under_way());
         if pace.is_deep() && handler.is_patient() && queue.has_drained_some() {

@@ -44,6 +44,8 @@ pub struct Queue {
     drained: bool,
     /// Packets that were taken in this run.
     taken: u32,
+    /// The VP on whose thread this run is.
+    visitor: Option<u32>,
 }
 
 impl Queue {
@@ -60,7 +62,7 @@ impl Queue {
         let second = rings.len().checked_sub(split).ok_or(RingError::Size(rings.len()))?;
         let incoming = Incoming::new(memory.clone(), &rings.part(0, split)?)?;
         let outgoing = Outgoing::new(memory.clone(), &rings.part(split, second)?)?;
-        Ok(Queue { facts, memory, port, incoming, outgoing, drained: false, taken: 0 })
+        Ok(Queue { facts, memory, port, incoming, outgoing, drained: false, taken: 0, visitor: None })
     }
 
     /// 0 for the first channel of a device, else the sub-channel's index.
@@ -76,6 +78,11 @@ impl Queue {
     /// The VP that the guest wants its signals on.
     pub fn target_vp(&self) -> u32 {
         self.port.target_vp()
+    }
+
+    /// The VP that signalled, if this is a visit on its thread.
+    pub fn visitor(&self) -> Option<u32> {
+        self.visitor
     }
 
     /// Guest memory.
@@ -135,8 +142,9 @@ impl Queue {
         self.drained && self.taken > 0
     }
 
-    /// Before a run: the guest need not signal packets.
-    pub(crate) fn begin(&mut self) -> Result<(), ChannelError> {
+    /// Before a run, or a visit on the thread of a VP: the guest need not signal packets.
+    pub(crate) fn begin(&mut self, visitor: Option<u32>) -> Result<(), ChannelError> {
+        self.visitor = visitor;
         self.drained = false;
         self.taken = 0;
         Ok(self.incoming.mask_signals(true)?)

@@ -40,6 +40,7 @@ struct FakePort {
     signals: AtomicU64,
     subchannels: AtomicU32,
     gpadls: Mutex<BTreeMap<u32, Arc<Gpadl>>>,
+    target_vp: AtomicU32,
 }
 
 impl ChannelPort for FakePort {
@@ -57,7 +58,7 @@ impl ChannelPort for FakePort {
     }
 
     fn target_vp(&self) -> u32 {
-        0
+        self.target_vp.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +138,11 @@ impl FakeGuest {
     /// Takes a GPADL back.
     pub fn unshare(&self, handle: u32) {
         self.port.gpadls.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+    }
+
+    /// From now on all channels signal this VP; it is 0 before.
+    pub fn set_target_vp(&self, vp: u32) {
+        self.port.target_vp.store(vp, Ordering::Relaxed);
     }
 
     /// How many sub-channels the device has asked for.
@@ -234,9 +240,14 @@ impl FakeChannel {
         Ok(())
     }
 
-    /// Lets the device do what is quickly done; says whether nothing is left that a run would do.
+    /// Lets the device do what is quickly done, on the thread of VP 0; says whether nothing is left that a run would do.
     pub fn visit(&mut self) -> Result<bool, ChannelError> {
-        visit(&mut self.queue, &mut *self.handler, &mut self.pace)
+        self.visit_on(0)
+    }
+
+    /// The same on the thread of any VP.
+    pub fn visit_on(&mut self, vp: u32) -> Result<bool, ChannelError> {
+        visit(&mut self.queue, &mut *self.handler, &mut self.pace, vp)
     }
 
     /// The next packet of the device's.

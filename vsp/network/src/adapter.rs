@@ -1,6 +1,6 @@
 //! The adapter: what its channels share, and how it is offered.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use parterre_vmbus_server::{ChannelError, Device, Guid, Handler, Offer, Queue, Waker};
@@ -54,6 +54,8 @@ pub(crate) struct View {
 pub(crate) struct Lane {
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) waker: Waker,
+    /// The VP that its channel signals.
+    pub(crate) vp: AtomicU32,
     /// Its channel is open.
     open: AtomicBool,
     /// The wire gives frames to it.
@@ -186,7 +188,7 @@ impl Adapter {
         }
         let lane = |wire| {
             let (open, attached) = (AtomicBool::new(false), AtomicBool::new(false));
-            Waker::new().map(|waker| Lane { wire, waker, open, attached })
+            Waker::new().map(|waker| Lane { wire, waker, vp: AtomicU32::new(0), open, attached })
         };
         let identity = Identity {
             mac: settings.mac,

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parterre_vmbus_server::{ChannelError, Handler, Packet, PacketKind, Queue, Visit, Wait, Written};
 
@@ -21,6 +22,7 @@ use crate::protocol::nvsp::{
     Status, Version, send_indirection_table,
 };
 use crate::receive::Receiver;
+use crate::route::Route;
 use crate::transmit::transmit;
 
 /// Packets of the guest that are taken before frames for it have their turn.
@@ -40,6 +42,7 @@ pub(crate) struct Channel {
     shared: Arc<Shared>,
     index: usize,
     receiver: Receiver,
+    route: Route,
     /// Answers for which the guest's ring had no room: the packet's transaction, and the message if there is one.
     answers: VecDeque<(u64, Option<[u8; MESSAGE_SIZE]>)>,
     /// Sub-channels that were asked for, once the answer is under way.
@@ -52,7 +55,16 @@ pub(crate) struct Channel {
 impl Channel {
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> Channel {
         let (receiver, packet) = (Receiver::default(), Packet::default());
-        Channel { shared, index, receiver, answers: VecDeque::new(), subchannels: None, packet, held: false }
+        Channel {
+            shared,
+            index,
+            receiver,
+            route: Route::new(index),
+            answers: VecDeque::new(),
+            subchannels: None,
+            packet,
+            held: false,
+        }
     }
 
     /// Says whether none waits any more.
@@ -255,7 +267,9 @@ impl Channel {
         let source = Source::new(&*memory, first, &packet.memory);
         match rndis.channel {
             CHANNEL_DATA => {
-                let Some(lane) = self.shared.lanes.get(self.index) else { return Ok(Status::Fail) };
+                let Some(lane) = self.route.next(queue.visitor(), &self.shared.lanes) else {
+                    return Ok(Status::Fail);
+                };
                 Ok(transmit(&source, &view, &self.shared.guards, &*lane.wire, &self.shared.statistics.sent))
             }
             CHANNEL_CONTROL if self.index == 0 => {
@@ -317,6 +331,7 @@ impl Handler for Channel {
     fn run(&mut self, queue: &mut Queue) -> Result<(), ChannelError> {
         if let Some(lane) = self.shared.lanes.get(self.index) {
             lane.waker.clear();
+            lane.vp.store(queue.target_vp(), Ordering::Relaxed);
         }
         for _ in 0..TURNS {
             let more = self.take_packets(queue)?;

@@ -24,6 +24,7 @@ mod offload;
 mod packet;
 pub mod protocol;
 mod receive;
+mod route;
 mod statistics;
 mod transmit;
 pub mod wire;

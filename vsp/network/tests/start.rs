@@ -163,11 +163,8 @@ fn sub_channels_carry_queues() {
     let attached =
         |vsc: &Vsc| vsc.wires.iter().map(|wire| wire.state.lock().unwrap().attached).collect::<Vec<_>>();
     assert_eq!(attached(&vsc), [true, false, false, false], "no table yet");
-    let table: Vec<u32> = (0..128).map(|entry| entry % 4).collect();
-    let mut parameters = words(&[0x0028_0289, 0, 0x1701, 512, 40, 40, 552, 0, 0, 0]);
-    parameters.extend(words(&table));
-    parameters.extend([7; 40]);
-    assert_eq!(vsc.set(0x0001_0204, &parameters), 0);
+    let mut parameters = scaling(4);
+    assert_eq!(vsc.set(OID_SCALING, &parameters), 0);
     assert_eq!(attached(&vsc), [true, false, true, false], "those that are open");
     vsc.come(2, Default::default(), ethernet(MAC, PEER, 0x806, b"hello"));
     sub.run().unwrap();
@@ -175,7 +172,7 @@ fn sub_channels_carry_queues() {
     let messages = read_ranges(&vsc.guest, vsc.receive, &packet);
     assert_eq!(open_message(&messages[0]).0, ethernet(MAC, PEER, 0x806, b"hello"));
     parameters[40] = 4;
-    assert_eq!(vsc.set(0x0001_0204, &parameters), 0xC001_0015, "there is no queue 4");
+    assert_eq!(vsc.set(OID_SCALING, &parameters), 0xC001_0015, "there is no queue 4");
     drop(sub);
     assert_eq!(attached(&vsc), [true, false, false, false]);
     assert!(vsc.guest.open(&vsc.adapter, 4).is_err());

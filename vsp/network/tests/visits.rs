@@ -8,14 +8,6 @@ use parterre_vsp_network::protocol::nvsp::kind;
 use parterre_vsp_network::wire::FrameHeader;
 use vsc::*;
 
-/// Puts a frame with so much payload into the send buffer and tells of it.
-fn send(vsc: &mut Vsc, transaction: u64, len: usize) {
-    let message = packet_message(&ethernet(PEER, MAC, 0x806, &vec![transaction as u8; len]), &[]);
-    vsc.guest.write(vsc.send + transaction * 6144, &message);
-    let section = [kind::SEND_RNDIS_PACKET, 0, transaction as u32, message.len() as u32];
-    vsc.channel.send(transaction, &words(&section));
-}
-
 /// Which frames went out, by their payload's first byte.
 fn sent(vsc: &Vsc) -> Vec<u8> {
     vsc.sent().into_iter().map(|(_, frame)| frame[14]).collect()

@@ -16,8 +16,8 @@ use super::VmBus;
 const SEND_INTERRUPTS: u64 = 2048;
 
 impl VmBus {
-    /// Takes a message or an event; returns the status for the guest.
-    pub fn call(&self, call: &SynicCall) -> HvStatus {
+    /// Takes a message or an event of VP `vp`; returns the status for the guest.
+    pub fn call(&self, vp: u32, call: &SynicCall) -> HvStatus {
         match call {
             SynicCall::Post {
                 connection: MESSAGE_CONNECTION_ID | MESSAGE_CONNECTION_ID_4,
@@ -30,11 +30,11 @@ impl VmBus {
                 }
                 self.message(&payload[..*len])
             }
-            SynicCall::Signal { connection: EVENT_CONNECTION_ID, .. } => self.shared_event(),
+            SynicCall::Signal { connection: EVENT_CONNECTION_ID, .. } => self.shared_event(vp),
             SynicCall::Signal { connection, flag: 0 } => {
                 match connection.checked_sub(EVENT_CONNECTION_BASE).and_then(|number| self.channel(number)) {
                     Some(channel) => {
-                        channel.signalled_by_guest();
+                        channel.signalled_by_guest(vp);
                         HvStatus::SUCCESS
                     }
                     None => HvStatus::INVALID_CONNECTION_ID,
@@ -73,7 +73,7 @@ impl VmBus {
     }
 
     /// Before Windows 7 all channels share one event: the bits of the guest's half of the interrupt page say which.
-    fn shared_event(&self) -> HvStatus {
+    fn shared_event(&self, vp: u32) -> HvStatus {
         for number in 1..=MAX_CHANNELS {
             let Some(channel) = self.channel(number) else { continue };
             let Some(page) = channel.interrupt_page() else { continue };
@@ -81,7 +81,7 @@ impl VmBus {
             let Some(slice) = self.0.memory.slice(word, 4) else { continue };
             let Ok(bits) = slice.get_atomic_ref::<std::sync::atomic::AtomicU32>(0) else { continue };
             if bits.fetch_and(!(1 << (number % 32)), Ordering::AcqRel) & 1 << (number % 32) != 0 {
-                channel.signalled_by_guest();
+                channel.signalled_by_guest(vp);
             }
         }
         HvStatus::SUCCESS

@@ -62,13 +62,13 @@ impl Channel {
     }
 
     /// Does what is quickly done at once, and wakes the channel's thread for the rest.
-    pub(super) fn signalled_by_guest(&self) {
-        if !self.is_done_at_once() {
+    pub(super) fn signalled_by_guest(&self, vp: u32) {
+        if !self.is_done_at_once(vp) {
             self.waker.wake();
         }
     }
 
-    fn is_done_at_once(&self) -> bool {
+    fn is_done_at_once(&self, vp: u32) -> bool {
         // A thread that is at it, or panicked there, is better told.
         let Ok(mut open) = self.open.try_lock() else {
             self.crowded.store(true, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Channel {
         let Some(open) = open.as_mut().filter(|open| open.failed.is_none() && !self.is_stopped()) else {
             return false;
         };
-        let done = pump::visit(&mut open.queue, &mut *open.handler, &mut open.pace);
+        let done = pump::visit(&mut open.queue, &mut *open.handler, &mut open.pace, vp);
         done.unwrap_or_else(|error| {
             open.failed = Some(error);
             false

@@ -322,3 +322,23 @@ pub fn offload_parameters(v4: u8, transport: u8, coalesce: u8) -> Vec<u8> {
     (bytes[22], bytes[23]) = (coalesce, coalesce);
     bytes
 }
+
+/// `OID_GEN_RECEIVE_SCALE_PARAMETERS`.
+pub const OID_SCALING: u32 = 0x0001_0204;
+
+/// Its value, by which frames for the guest come by so many queues, each as often as another.
+pub fn scaling(queues: u32) -> Vec<u8> {
+    let table: Vec<u32> = (0..128).map(|entry| entry % queues).collect();
+    let mut parameters = words(&[0x0028_0289, 0, 0x1701, 512, 40, 40, 552, 0, 0, 0]);
+    parameters.extend(words(&table));
+    parameters.extend([7; 40]);
+    parameters
+}
+
+/// Puts a frame with so much payload into the send buffer and tells of it on the first channel.
+pub fn send(vsc: &mut Vsc, transaction: u64, len: usize) {
+    let message = packet_message(&ethernet(PEER, MAC, 0x806, &vec![transaction as u8; len]), &[]);
+    vsc.guest.write(vsc.send + transaction * 6144, &message);
+    let section = [kind::SEND_RNDIS_PACKET, 0, transaction as u32, message.len() as u32];
+    vsc.channel.send(transaction, &words(&section));
+}
