@@ -267,7 +267,8 @@ impl Channel {
         let source = Source::new(&*memory, first, &packet.memory);
         match rndis.channel {
             CHANNEL_DATA => {
-                let Some(lane) = self.route.next(queue.visitor(), &self.shared.lanes) else {
+                let received = self.shared.statistics.received.directed.bytes();
+                let Some(lane) = self.route.next(queue.visitor(), received, &self.shared.lanes) else {
                     return Ok(Status::Fail);
                 };
                 Ok(transmit(&source, &view, &self.shared.guards, &*lane.wire, &self.shared.statistics.sent))

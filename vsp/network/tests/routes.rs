@@ -2,9 +2,11 @@
 
 mod vsc;
 
+use parterre_vmbus_server::PacketKind;
 use parterre_vmbus_server::testing::FakeChannel;
 use parterre_vsp_network::Guards;
 use parterre_vsp_network::protocol::nvsp::kind;
+use parterre_vsp_network::wire::FrameHeader;
 use vsc::*;
 
 /// A guest with two open channels, the first for VP 0, the second for VP 5.
@@ -83,6 +85,24 @@ fn a_stream_goes_by_the_channels_own_queue() {
     send(&mut vsc, 1, 60);
     vsc.run().unwrap();
     assert_eq!(went(&vsc), [1, 0]);
+}
+
+#[test]
+fn the_receipts_of_a_stream_change_nothing() {
+    let (mut vsc, _sub) = two();
+    for _ in 0..100 {
+        for _ in 0..4 {
+            vsc.come(0, FrameHeader::default(), ethernet(MAC, PEER, 0x806, &[1; 1400]));
+        }
+        vsc.run().unwrap();
+        for packet in vsc.channel.receive_all() {
+            if packet.kind != PacketKind::Completion {
+                vsc.take(&packet);
+            }
+        }
+        assert_eq!(sent_by(&mut vsc, 5, 1), [1, 0]);
+    }
+    assert_eq!(vsc.adapter.statistics().received.frames(), 400);
 }
 
 #[test]
