@@ -9,6 +9,7 @@
 //! The parent's GPAs are identical to physical addresses.
 
 use crate::memory::{Frame, Lent};
+use zerocopy::{Immutable, IntoBytes};
 
 /// A whole machine: the types that make it up, and what concerns all of its processors.
 pub trait Machine: Sized + Send + Sync + 'static {
@@ -191,9 +192,10 @@ pub enum Reg {
     TscOffset,
 }
 
-/// A segment register, its hidden part included. `attributes` has the layout of `HV_X64_SEGMENT_REGISTER`: type 3:0,
+/// A segment register, its hidden part included, laid out as `HV_X64_SEGMENT_REGISTER`. `attributes`: type 3:0,
 /// S 4, DPL 6:5, P 7, AVL 12, L 13, D/B 14, G 15.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, IntoBytes, Immutable)]
+#[repr(C)]
 #[allow(missing_docs)]
 pub struct Segment {
     pub base: u64,
@@ -272,6 +274,13 @@ pub trait Vcpu: Send {
     fn set(&mut self, register: Reg, value: u64);
     /// Reads a segment register.
     fn segment(&self, name: SegmentName) -> Segment;
+    /// Reads ES, CS, SS, DS, FS and GS at once.
+    fn segments(&self, to: &mut [Segment; 6]) {
+        use SegmentName::{Cs, Ds, Es, Fs, Gs, Ss};
+        for (to, name) in to.iter_mut().zip([Es, Cs, Ss, Ds, Fs, Gs]) {
+            *to = self.segment(name);
+        }
+    }
     /// The attributes of CS.
     fn code_attributes(&self) -> u16 {
         self.segment(SegmentName::Cs).attributes

@@ -4,7 +4,7 @@ use super::{Inner, Vp, pages, registers::segment_layout};
 use crate::{
     events::{self, EFER_LMA},
     instruction::Mode,
-    machine::{Access, IoExit, Machine, Reg, SegmentName, Vcpu, gpr},
+    machine::{Access, IoExit, Machine, Reg, Segment, SegmentName, Vcpu, gpr},
     walk::{GuestMemory, Instruction},
 };
 use parterre_abi::{
@@ -14,6 +14,7 @@ use parterre_abi::{
         IoPortInterceptMessage, MAX_INSTRUCTION_BYTES, MemoryAccessInfo, MemoryInterceptMessage, Message,
         MessageType, MsrInterceptMessage, SintDeliverableMessage,
     },
+    registers::SegmentRegister,
     types::{CacheType, PartitionId, VpIndex},
 };
 use zerocopy::FromZeros;
@@ -32,15 +33,26 @@ pub(super) struct MemoryAccess {
 
 /// Builds messages about one virtual processor.
 pub(super) struct Reporter<'a, M: Machine> {
-    /// The partition it belongs to.
-    pub partition: PartitionId,
-    /// Itself.
-    pub vp: &'a Vp<M>,
-    /// Its state.
-    pub inner: &'a mut Inner<M>,
+    partition: PartitionId,
+    vp: &'a Vp<M>,
+    inner: &'a mut Inner<M>,
+    /// Of what several messages and the register page tell, what is dear to read: ES, CS, SS, DS, FS and GS.
+    segments: [Segment; 6],
 }
 
-impl<M: Machine> Reporter<'_, M> {
+impl<'a, M: Machine> Reporter<'a, M> {
+    /// For a virtual processor of `partition` with its state.
+    #[inline(never)]
+    pub fn new(partition: PartitionId, vp: &'a Vp<M>, inner: &'a mut Inner<M>) -> Self {
+        let mut reporter = Self { partition, vp, inner, segments: Default::default() };
+        reporter.inner.vcpu.segments(&mut reporter.segments);
+        reporter
+    }
+
+    fn segment(&self, name: SegmentName) -> SegmentRegister {
+        segment_layout(self.segments[name as usize])
+    }
+
     fn header(&self, length: u8, access: Access) -> InterceptMessageHeader {
         let vcpu = &self.inner.vcpu;
         let access = if access.contains(Access::EXECUTE) {
@@ -66,7 +78,7 @@ impl<M: Machine> Reporter<'_, M> {
                 .with_cr8(vcpu.get(Reg::Cr8) as u8 & 0xF),
             intercept_access_type: access,
             execution_state: state,
-            cs_segment: segment_layout(vcpu.segment(SegmentName::Cs)),
+            cs_segment: self.segment(SegmentName::Cs),
             rip: vcpu.get(Reg::Rip),
             rflags: vcpu.get(Reg::Rflags),
         }
@@ -74,12 +86,13 @@ impl<M: Machine> Reporter<'_, M> {
 
     /// Puts the message where the parent reads it, publishes the registers and suspends the virtual processor until it has
     /// been handled. `false` if the parent has no page for messages.
+    #[inline(never)]
     pub fn send(&mut self, machine: &M, message: &Message) -> bool {
         let pages = self.vp.pages.lock();
         if !pages.write_message(machine, message) {
             return false;
         }
-        pages::publish_registers(machine, &pages, self.inner);
+        pages::publish_registers(machine, &pages, self.inner, &self.segments);
         self.inner.intercept_suspend = true;
         true
     }
@@ -106,8 +119,8 @@ impl<M: Machine> Reporter<'_, M> {
             reserved: 0,
             rax: r[gpr::RAX],
             instruction_bytes,
-            ds_segment: segment_layout(vcpu.segment(SegmentName::Ds)),
-            es_segment: segment_layout(vcpu.segment(SegmentName::Es)),
+            ds_segment: self.segment(SegmentName::Ds),
+            es_segment: self.segment(SegmentName::Es),
             rcx: r[gpr::RCX],
             rsi: r[gpr::RSI],
             rdi: r[gpr::RDI],

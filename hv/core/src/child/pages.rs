@@ -6,13 +6,13 @@
 use super::{Inner, vp::Counts};
 use crate::{
     hypervisor::Hypervisor,
-    machine::{Machine, Reg, SegmentName, Vcpu},
+    machine::{Machine, Reg, Segment, SegmentName, Vcpu},
     memory::{Frame, Visible},
 };
 use core::mem::offset_of;
 use parterre_abi::{
     message::Message,
-    registers::{InterruptStateRegister, PendingInterruptionRegister, RegisterValue, SegmentRegister},
+    registers::{InterruptStateRegister, RegisterValue, SegmentRegister},
     stats::VpCounter,
     vp_page::{RegisterPageDirty, VpRegisterPage},
 };
@@ -138,38 +138,19 @@ struct Beginning {
     dirty: RegisterPageDirty,
 }
 
-/// What lies between the general and the XMM registers.
-#[repr(C)]
-#[derive(IntoBytes, Immutable)]
-struct Middle {
-    rip: u64,
-    rflags: u64,
-    reserved1: u64,
-}
-
-/// What comes after the segment registers, up to what is reserved before the vectors, which the parent may be changing.
-#[repr(C)]
-#[derive(IntoBytes, Immutable)]
-struct Remainder {
-    cr: [u64; 4],
-    efer: u64,
-    dr7: u64,
-    pending_interruption: PendingInterruptionRegister,
-    interrupt_state: InterruptStateRegister,
-    instruction_emulation_hints: u64,
-    xfem: u64,
-}
 const GENERAL: usize = offset_of!(VpRegisterPage, gp_registers);
-const MIDDLE: usize = offset_of!(VpRegisterPage, rip);
 const XMM: usize = offset_of!(VpRegisterPage, xmm);
 const SEGMENT_REGISTERS: usize = offset_of!(VpRegisterPage, segments);
-const REMAINDER: usize = SEGMENT_REGISTERS + SEGMENTS.len() * size_of::<SegmentRegister>();
-const _: () = assert!(size_of::<Beginning>() == GENERAL);
-const _: () = assert!(MIDDLE + size_of::<Middle>() == XMM);
-const _: () = assert!(REMAINDER + size_of::<Remainder>() == offset_of!(VpRegisterPage, reserved2));
+const _: () =
+    assert!(size_of::<Beginning>() == GENERAL && size_of::<Segment>() == size_of::<SegmentRegister>());
 
-/// Writes the registers into the register page, as an intercept goes to the parent.
-pub(super) fn publish_registers<M: Machine>(machine: &M, pages: &VpPages, inner: &mut Inner<M>) {
+/// Writes the registers into the register page, as an intercept goes to the parent; `segments` are the segment registers.
+pub(super) fn publish_registers<M: Machine>(
+    machine: &M,
+    pages: &VpPages,
+    inner: &mut Inner<M>,
+    segments: &[Segment; SEGMENTS.len()],
+) {
     let Some(frame) = pages.get(Page::Registers) else { return };
     machine.write_frame(frame, XMM, inner.vcpu.first_xmm());
     let vcpu = &inner.vcpu;
@@ -181,31 +162,31 @@ pub(super) fn publish_registers<M: Machine>(machine: &M, pages: &VpPages, inner:
     };
     machine.write_frame(frame, 0, beginning.as_bytes());
     machine.write_frame(frame, GENERAL, vcpu.gprs().as_bytes());
-    let middle = Middle { rip: vcpu.get(Reg::Rip), rflags: vcpu.get(Reg::Rflags), reserved1: 0 };
-    machine.write_frame(frame, MIDDLE, middle.as_bytes());
+    let word = |offset, value: u64| machine.write_frame(frame, offset, &value.to_le_bytes());
+    word(offset_of!(VpRegisterPage, rip), vcpu.get(Reg::Rip));
+    word(offset_of!(VpRegisterPage, rflags), vcpu.get(Reg::Rflags));
+    word(offset_of!(VpRegisterPage, reserved1), 0);
     let interrupt_state = InterruptStateRegister::new()
         .with_interrupt_shadow(vcpu.interrupt_shadow())
         .with_nmi_masked(vcpu.nmi_masked());
-    let segment = |place: usize, name| {
-        let segment = super::registers::segment_layout(vcpu.segment(name));
-        machine.write_frame(frame, SEGMENT_REGISTERS + place * size_of_val(&segment), segment.as_bytes());
-    };
-    segment(0, SegmentName::Es);
-    segment(1, SegmentName::Cs);
-    segment(2, SegmentName::Ss);
-    segment(3, SegmentName::Ds);
-    segment(4, SegmentName::Fs);
-    segment(5, SegmentName::Gs);
-    let remainder = Remainder {
-        cr: [vcpu.get(Reg::Cr0), vcpu.get(Reg::Cr3), vcpu.get(Reg::Cr4), vcpu.get(Reg::Cr8)],
-        efer: vcpu.get(Reg::Efer),
-        dr7: vcpu.get(Reg::Dr7),
-        pending_interruption: super::registers::pending_interruption(vcpu.pending_event()),
-        interrupt_state,
-        instruction_emulation_hints: 0,
-        xfem: vcpu.get(Reg::Xcr0),
-    };
-    machine.write_frame(frame, REMAINDER, remainder.as_bytes());
+    machine.write_frame(frame, SEGMENT_REGISTERS, segments.as_bytes());
+    for (offset, value) in [
+        (offset_of!(VpRegisterPage, cr0), vcpu.get(Reg::Cr0)),
+        (offset_of!(VpRegisterPage, cr3), vcpu.get(Reg::Cr3)),
+        (offset_of!(VpRegisterPage, cr4), vcpu.get(Reg::Cr4)),
+        (offset_of!(VpRegisterPage, cr8), vcpu.get(Reg::Cr8)),
+        (offset_of!(VpRegisterPage, efer), vcpu.get(Reg::Efer)),
+        (offset_of!(VpRegisterPage, dr7), vcpu.get(Reg::Dr7)),
+    ] {
+        word(offset, value);
+    }
+    word(
+        offset_of!(VpRegisterPage, pending_interruption),
+        super::registers::pending_interruption(vcpu.pending_event()).into(),
+    );
+    word(offset_of!(VpRegisterPage, interrupt_state), interrupt_state.into());
+    word(offset_of!(VpRegisterPage, instruction_emulation_hints), 0);
+    word(offset_of!(VpRegisterPage, xfem), vcpu.get(Reg::Xcr0));
 }
 
 /// Takes over what the parent has changed in the register page. Values that are not allowed are left out, as in a processor

@@ -433,8 +433,7 @@ impl<M: Machine> Run<'_, M> {
         const NMI: u32 = 2;
         let sints = DeliverabilityNotificationsRegister::new().with_sints(wanted.sints());
         self.inner.notify_deliverable = sints.into();
-        let message = self.reporter().deliverable(if nmi { NMI } else { INTERRUPT });
-        Some(self.send(&message))
+        Some(self.report(|reporter| reporter.deliverable(if nmi { NMI } else { INTERRUPT })))
     }
 
     fn take_posted_vectors(&mut self) {
@@ -471,7 +470,7 @@ impl<M: Machine> Run<'_, M> {
             }
             (_, hypervisor) => (hypervisor, TimerInterrupt::Hypervisor),
         };
-        parent.arm(processor, wanted);
+        parent.arm(processor, wanted, self.hv.machine.tsc());
     }
 
     /// Enters guest mode once.
@@ -658,8 +657,7 @@ impl<M: Machine> Run<'_, M> {
     fn msr_intercept(&mut self, number: u32, write: bool, length: Option<u8>) -> End {
         let what = if write { Exiting::WriteMsr } else { Exiting::ReadMsr };
         let length = length.unwrap_or_else(|| self.length_of(what));
-        let message = self.reporter().msr(number, write, length);
-        self.send(&message)
+        self.report(|reporter| reporter.msr(number, write, length))
     }
 
     /// Does what an access to the local APIC leads to.
@@ -675,8 +673,7 @@ impl<M: Machine> Run<'_, M> {
             Effect::SendIpi(ipi) => self.child.send_ipi(self.hv, Some(self.vp.index), ipi),
             Effect::EndOfInterrupt { vector: Some(vector), level: true } => {
                 if self.child.policy.read().reports_eoi() {
-                    let message = self.reporter().end_of_interrupt(vector);
-                    return Some(self.send(&message));
+                    return Some(self.report(|reporter| reporter.end_of_interrupt(vector)));
                 }
             }
             Effect::EndOfInterrupt { .. } => {}
@@ -689,8 +686,7 @@ impl<M: Machine> Run<'_, M> {
         let length = io.length.unwrap_or(0);
         // The parent needs the instruction only where the message does not say everything.
         let bytes = if io.string || length == 0 { self.instruction_bytes() } else { None };
-        let message = self.reporter().io(io, length, bytes);
-        self.send(&message)
+        self.report(|reporter| reporter.io(io, length, bytes))
     }
 
     fn xsetbv(&mut self, value: u64, length: Option<u8>) {
@@ -745,8 +741,8 @@ impl<M: Machine> Run<'_, M> {
             Some(Mapping::Memory { .. } | Mapping::NoAccess) => true,
             _ => false,
         };
-        let message = self.reporter().memory(&MemoryAccess { gpa, gva, access, known }, bytes);
-        Some(self.send(&message))
+        let access = MemoryAccess { gpa, gva, access, known };
+        Some(self.report(|reporter| reporter.memory(&access, bytes)))
     }
 
     /// An access to the local APIC's page.
@@ -755,8 +751,7 @@ impl<M: Machine> Run<'_, M> {
         let decoded = bytes.as_ref().and_then(|bytes| instruction::MemoryAccess::decode(bytes, mode));
         let Some(decoded) = decoded else {
             let access = MemoryAccess { gpa, gva: None, access: Access::READ, known: false };
-            let message = self.reporter().memory(&access, bytes);
-            return Some(self.send(&message));
+            return Some(self.report(|reporter| reporter.memory(&access, bytes)));
         };
         let offset = (gpa & 0xFFF) as u16;
         let context = self.inner.context(self.vp, self.now());
@@ -793,19 +788,15 @@ impl<M: Machine> Run<'_, M> {
     }
 
     fn unrecoverable(&mut self) -> End {
-        let message = self.reporter().plain(MessageType::UNRECOVERABLE_EXCEPTION);
-        self.send(&message)
-    }
-
-    fn reporter(&mut self) -> Reporter<'_, M> {
-        Reporter { partition: self.child.id, vp: self.vp, inner: self.inner }
+        self.report(|reporter| reporter.plain(MessageType::UNRECOVERABLE_EXCEPTION))
     }
 
     /// Hands an intercept to the parent.
-    fn send(&mut self, message: &Message) -> End {
+    fn report(&mut self, message: impl FnOnce(&mut Reporter<'_, M>) -> Message) -> End {
         let machine = &self.hv.machine;
-        let mut reporter = Reporter { partition: self.child.id, vp: self.vp, inner: self.inner };
-        if reporter.send(machine, message) {
+        let mut reporter = Reporter::new(self.child.id, self.vp, self.inner);
+        let message = message(&mut reporter);
+        if reporter.send(machine, &message) {
             return End::Intercept;
         }
         // The parent cannot learn what is needed: the virtual processor stays where it is until it can.

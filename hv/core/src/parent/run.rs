@@ -315,11 +315,14 @@ impl<M: Machine> ParentVp<M> {
     /// expects no timer interrupt is asked to exit when it idles instead.
     pub(crate) fn arm_timer(&mut self, processor: &mut M::Processor) {
         self.timer_changed = false;
-        if self.hv.machine.tsc() >= self.deadlines().first {
+        let now = self.hv.machine.tsc();
+        let mut deadlines = self.deadlines();
+        if now >= deadlines.first {
             self.expire_own(true, true);
+            deadlines = self.deadlines();
         }
+        let own = deadlines.own;
         let others = self.lp.timers.lock().next();
-        let own = self.deadlines().own;
         self.vcpu.intercept_halt(own.is_none() && others.is_some());
         let wanted = match own {
             Some((deadline, vector)) => {
@@ -328,13 +331,18 @@ impl<M: Machine> ParentVp<M> {
             }
             None => (None, TimerInterrupt::Hypervisor),
         };
-        self.arm(processor, wanted);
+        self.arm(processor, wanted, now);
     }
 
-    /// Arms the processor's timer, unless it is armed so and has not fired.
-    pub(crate) fn arm(&mut self, processor: &mut M::Processor, wanted: (Option<u64>, TimerInterrupt)) {
+    /// Arms the processor's timer, unless it is armed so and has not fired until `now` (TSC): what it does after that is pending.
+    pub(crate) fn arm(
+        &mut self,
+        processor: &mut M::Processor,
+        wanted: (Option<u64>, TimerInterrupt),
+        now: u64,
+    ) {
         let (deadline, interrupt) = wanted;
-        let waits = deadline.is_none_or(|deadline| deadline > self.hv.machine.tsc());
+        let waits = deadline.is_none_or(|deadline| deadline > now);
         if waits && self.armed == Some(wanted) {
             return;
         }

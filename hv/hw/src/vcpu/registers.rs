@@ -207,6 +207,15 @@ pub fn segment(save: &Save, name: SegmentName) -> Segment {
     .to_segment()
 }
 
+/// Reads ES, CS, SS, DS, FS and GS.
+#[inline(always)]
+pub fn segments(save: &Save, to: &mut [Segment; 6]) {
+    let Save { es, cs, ss, ds, fs, gs, .. } = save;
+    for (to, segment) in to.iter_mut().zip([es, cs, ss, ds, fs, gs]) {
+        *to = segment.to_segment();
+    }
+}
+
 /// Writes a segment register. The current privilege level follows SS.
 pub fn set_segment(save: &mut Save, name: SegmentName, value: Segment) {
     *segment_of(save, name) = VmcbSegment::from_segment(value);

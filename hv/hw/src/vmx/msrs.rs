@@ -11,8 +11,8 @@ pub const CSTAR: u32 = 0xc000_0083;
 pub const SFMASK: u32 = 0xc000_0084;
 pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
 
-/// The registers, in the order of [`values`].
-const NUMBERS: [u32; 5] = [STAR, LSTAR, CSTAR, SFMASK, KERNEL_GS_BASE];
+/// The registers, in the order of [`values`]. STAR comes last: nothing else is kept for later when it is tried.
+const NUMBERS: [u32; 5] = [LSTAR, CSTAR, SFMASK, KERNEL_GS_BASE, STAR];
 
 /// What a processor's registers hold while no virtual processor is loaded there. Zeroed memory is a valid one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Msrs {
 }
 
 fn values(save: &Save) -> [u64; 5] {
-    [save.star, save.lstar, save.cstar, save.sfmask, save.kernel_gs_base]
+    [save.lstar, save.cstar, save.sfmask, save.kernel_gs_base, save.star]
 }
 
 impl Msrs {
@@ -93,7 +93,7 @@ mod tests {
         machine = Msrs { values: [1, 2, 3, 4, 5], known: true };
         written.clear();
         machine.change([1, 7, 3, 4, 8], |number, value| written.push((number, value)));
-        assert_eq!(written, [(LSTAR, 7), (KERNEL_GS_BASE, 8)]);
+        assert_eq!(written, [(CSTAR, 7), (STAR, 8)]);
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
         for (value, number) in (1..).zip(STAR..=SFMASK) {
             *intercepted(&mut save, number).unwrap() = value;
         }
-        assert_eq!(values(&save), [1, 2, 3, 4, 0]);
+        assert_eq!(values(&save), [2, 3, 4, 0, 1]);
         assert!(intercepted(&mut save, KERNEL_GS_BASE).is_none());
     }
 }

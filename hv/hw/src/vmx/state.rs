@@ -348,6 +348,26 @@ impl Vcpu {
         }
     }
 
+    /// ES, CS, SS, DS, FS and GS in the structure.
+    #[inline(always)]
+    pub(crate) fn kept_segments(&self, to: &mut [Segment; 6]) {
+        use SegmentName::{Cs, Ds, Es, Fs, Gs, Ss};
+        if !self.loaded {
+            *to = [Es, Cs, Ss, Ds, Fs, Gs].map(|name| self.borrowed_segment(name));
+            return;
+        }
+        // SAFETY: while a virtual processor is loaded its structure is current.
+        let vmcs = unsafe { Current::new() };
+        let [es, cs, ss, ds, fs, gs] = to;
+        // No loop: the fields' numbers are constants so.
+        *es = read_visible(vmcs, Es);
+        *cs = read_visible(vmcs, Cs);
+        *ss = read_visible(vmcs, Ss);
+        *ds = read_visible(vmcs, Ds);
+        *fs = read_visible(vmcs, Fs);
+        *gs = read_visible(vmcs, Gs);
+    }
+
     #[cold]
     fn borrowed_segment(&self, name: SegmentName) -> Segment {
         self.in_structure(|vmcs| read_visible(vmcs, name)).unwrap_or_default()

@@ -60,8 +60,7 @@ impl<M: Machine> Run<'_, M> {
             return None;
         }
         self.inner.notify_deliverable = register.with_sints(wanted & !free).into();
-        let message = self.reporter().slots_free(free);
-        Some(self.send(&message))
+        Some(self.report(|reporter| reporter.slots_free(free)))
     }
 
     /// The guest calls the hypervisor.
@@ -83,8 +82,7 @@ impl<M: Machine> Run<'_, M> {
             // It passes over the instruction, as after other intercepts.
             Answer::OfParent => {
                 let length = length.unwrap_or_else(|| self.length_of(Exiting::Hypercall));
-                let message = self.reporter().hypercall(length);
-                return Some(self.send(&message));
+                return Some(self.report(|reporter| reporter.hypercall(length)));
             }
         }
         None
