@@ -220,7 +220,7 @@ fn freezes(session: &mut Session) -> Result<()> {
 fn backup(session: &mut Session) -> Result<()> {
     succeed(
         session,
-        "truncate -s 24M /tmp/data.img && mke2fs -F /tmp/data.img >/dev/null && parterre vm disk add system /tmp/data.img --lun 9",
+        "truncate -s 24M /tmp/data.img && mke2fs -F -I 256 /tmp/data.img >/dev/null && parterre vm disk add system /tmp/data.img --lun 9",
     )?;
     let write = "set -e; until [ -b /dev/sdb ]; do sleep 1; done; mount -t ext4 /dev/sdb /mnt
         head -c 4000000 /dev/urandom >/mnt/file; sha256sum </mnt/file";
