@@ -6,16 +6,13 @@ use anyhow::{Context, Result, bail, ensure};
 use mshv_bindings::{
     MSHV_GPAP_ACCESS_OP_CLEAR, MSHV_PT_BIT_LAPIC, MSHV_SET_MEM_BIT_EXECUTABLE, MSHV_SET_MEM_BIT_WRITABLE,
     hv_message_type_HVMSG_UNRECOVERABLE_EXCEPTION, hv_message_type_HVMSG_X64_IO_PORT_INTERCEPT,
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_CLOCK_FREQUENCY as PROCESSOR_CLOCK_FREQUENCY,
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_FEATURES0 as PROCESSOR_FEATURES0,
+    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_VENDOR as PROCESSOR_VENDOR,
     mshv_create_partition_v2, mshv_user_mem_region,
 };
 use mshv_ioctls::{Mshv, VcpuFd, VmFd};
 use vm_memory::{MmapRegion, VolatileMemory};
-
-use mshv_bindings::{
-    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_CLOCK_FREQUENCY as PROCESSOR_CLOCK_FREQUENCY,
-    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_FEATURES0 as PROCESSOR_FEATURES0,
-    hv_partition_property_code_HV_PARTITION_PROPERTY_PROCESSOR_VENDOR as PROCESSOR_VENDOR,
-};
 
 const PAGE: u64 = 4096;
 const SIZE: usize = 8 << 20;

@@ -5,6 +5,8 @@
 //!
 //! [`Vcpu::refuse_cr4`]: crate::machine::Vcpu::refuse_cr4
 
+use crate::events::EFER_LMA;
+
 /// VME to OSXMMEXCPT: every processor with long mode has these.
 const BASIC: u64 = 0x7FF;
 const PSE: u64 = 1 << 4;
@@ -19,7 +21,6 @@ const CET: u64 = 1 << 23;
 const PKS: u64 = 1 << 24;
 /// Bits whose changes drop cached translations.
 const FLUSHING: u64 = PSE | PAE | PGE | LA57 | PCIDE | SMEP | SMAP | PKE | PKS;
-const EFER_LMA: u64 = 1 << 10;
 
 /// Where CPUID tells of a bit: leaf, subleaf, register, bit.
 type Place = (u32, u32, usize, u32);

@@ -53,7 +53,8 @@ const PLAIN: [(Name, Reg); 18] = [
     (Name::CR3, Reg::Cr3),
 ];
 
-/// No control register is intercepted, so nobody sees another value of one than the guest itself.
+/// A write of a control register, where it is intercepted, is over before anybody asks: there is no value between the old and the
+/// new one.
 fn own_name(name: Name) -> Name {
     match name {
         Name::INTERMEDIATE_CR0 => Name::CR0,

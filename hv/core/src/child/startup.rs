@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     apic::Incoming,
+    events::EFER_LMA,
     hypervisor::Hypervisor,
     machine::{Machine, Reg, SegmentName, TableName, Vcpu, gpr},
     power_on,
@@ -89,7 +90,6 @@ impl<M: Machine> Child<M> {
 }
 
 const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
 const CR4_PAE: u64 = 1 << 5;
 const RFLAGS_VM: u64 = 1 << 17;
 /// Type of a segment: code.

@@ -3,11 +3,15 @@
 use parterre_core::machine::Event;
 
 const TYPE_SHIFT: u32 = 8;
-const TYPE_INTERRUPT: u64 = 0;
-const TYPE_NMI: u64 = 2;
-const TYPE_EXCEPTION: u64 = 3;
+/// Type: a physical or virtual interrupt.
+pub const TYPE_INTERRUPT: u64 = 0;
+/// Type: NMI.
+pub const TYPE_NMI: u64 = 2;
+/// Type: an exception that no INT3 or INTO raised.
+pub const TYPE_EXCEPTION: u64 = 3;
 const TYPE_SOFTWARE: u64 = 4;
-const HAS_ERROR: u64 = 1 << 11;
+/// There is an error code.
+pub const HAS_ERROR: u64 = 1 << 11;
 const VALID: u64 = 1 << 31;
 
 const VECTOR_NMI: u8 = 2;

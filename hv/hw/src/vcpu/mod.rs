@@ -253,7 +253,7 @@ impl machine::Vcpu for Vcpu {
         if self.kept { self.kept_segment(name) } else { registers::segment(&self.vmcb.save, name) }
     }
 
-    // In its caller it would be thirty instructions more.
+    // In its caller both vendors' ways would be one, and every value be put aside first.
     #[inline(never)]
     fn segments(&self, to: &mut [Segment; 6]) {
         if self.kept { self.kept_segments(to) } else { registers::segments(&self.vmcb.save, to) }

@@ -15,12 +15,11 @@ use crate::cpu::msr;
 use crate::paging::slat;
 use crate::processor::LogicalProcessor;
 use crate::svm::vmcb::{Clean, INTERRUPT_SHADOW};
+use crate::vcpu::event::{HAS_ERROR, TYPE_NMI};
 use crate::vcpu::{Vcpu, event};
 
-/// Interruption information: an exception had an error code; the exit came of an IRET that had unmasked NMIs.
-const HAS_ERROR: u64 = 1 << 11;
+/// Interruption information: the exit came of an IRET that had unmasked NMIs.
 const UNMASKED_NMIS: u64 = 1 << 12;
-const TYPE_NMI: u64 = 2;
 const VECTOR_DB: u8 = 1;
 const VECTOR_DOUBLE_FAULT: u8 = 8;
 const VECTOR_GP: u8 = 13;

@@ -39,8 +39,9 @@ fn table_fields(name: TableName) -> [Field; 2] {
 }
 
 /// Rights: the segment register is not usable.
-const UNUSABLE: u64 = 1 << 16;
-const PRESENT: u64 = 1 << 7;
+pub const UNUSABLE: u64 = 1 << 16;
+/// Rights: the segment is present.
+pub const PRESENT: u64 = 1 << 7;
 const CODE_OR_DATA: u64 = 1 << 4;
 const ACCESSED: u64 = 1 << 0;
 const GRANULARITY: u64 = 1 << 15;

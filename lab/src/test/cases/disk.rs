@@ -119,8 +119,8 @@ fn verified(session: &mut Session) -> Result<()> {
     remove(session, "disk")
 }
 
-/// A qcow2 image in a guest: written, flushed, discarded, and whole for QEMU's own tool when the box was switched off right after the
-/// guest's flush.
+/// A qcow2 image in a guest: written, flushed, discarded, and whole for QEMU's own tool, also in a copy that is taken right after the
+/// guest's flush, while the image is open.
 fn qcow2(mut wish: Wish) -> Result<()> {
     wish.extras.packages.push("qemu-utils".into());
     let mut session = Session::start(&BoxSpec { memory: 3072, ..BoxSpec::default() }, &wish, BOOT)?;

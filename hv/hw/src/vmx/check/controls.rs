@@ -1,14 +1,12 @@
 //! Controls (SDM volume 3C, 27.2.1).
 
 use super::Check;
+use crate::vcpu::event::{HAS_ERROR, TYPE_EXCEPTION, TYPE_NMI};
 use crate::vmx::capability::{CR0_PE, Controls, pin, primary, secondary};
 use crate::vmx::field::Field;
 
-/// Types of events: external interrupt, NMI, hardware exception; and software's: interrupt, privileged and other exceptions.
-const TYPE_NMI: u64 = 2;
-const TYPE_EXCEPTION: u64 = 3;
+/// Types of events that software raises: interrupts, privileged and other exceptions.
 const TYPES_OF_SOFTWARE: core::ops::RangeInclusive<u64> = 4..=6;
-const HAS_ERROR: u64 = 1 << 11;
 /// Vectors of exceptions with an error code.
 const WITH_ERROR: u64 = 1 << 8 | 0x1f << 10 | 1 << 17;
 const EPT_ACCESSED_DIRTY: u64 = 1 << 6;

@@ -1,19 +1,17 @@
 //! The guest's state (SDM volume 3C, 27.3.1).
 
 use super::Check;
+use crate::vcpu::event::{TYPE_INTERRUPT, TYPE_NMI};
 use crate::vmx::capability::{CR0_PE, CR0_PG};
 use crate::vmx::control::{CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME, has_pdptes};
 use crate::vmx::entry::{EFER_EXISTING, is_valid_pdpte};
 use crate::vmx::field::Field;
+use crate::vmx::state::{PRESENT, UNUSABLE};
 
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_VM: u64 = 1 << 17;
-const UNUSABLE: u64 = 1 << 16;
-const PRESENT: u64 = 1 << 7;
 const TABLE_INDICATOR: u64 = 1 << 2;
-const TYPE_INTERRUPT: u64 = 0;
-const TYPE_NMI: u64 = 2;
 /// Activity state: halted.
 const HALTED: u64 = 1;
 /// DEBUGCTL: LBR, BTF, RTM, TR to FREEZE_IN_SMM.

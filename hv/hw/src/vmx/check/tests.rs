@@ -1,8 +1,7 @@
 use super::*;
 use crate::vmx::capability::tests::haswell;
+use crate::vmx::state::UNUSABLE;
 use std::collections::HashMap;
-
-const UNUSABLE: u64 = 1 << 16;
 
 fn capabilities() -> Capabilities {
     Capabilities::read(|register| haswell()[&register], [0; 4]).expect("all there")
